@@ -1,0 +1,82 @@
+/**
+ * The two faces that front ends (HTTP, NBD, command line) see. The data plane lives in each data worker
+ * and reads through the shared page cache; the control plane lives in the main thread, owns refs and jobs,
+ * and is reached from workers by messages. Front ends know these interfaces only, so each can be tested
+ * against an implementation in memory.
+ */
+import type { Digest, Ref } from '../core/index.ts'
+import type { DataHandle, ImageView } from '../images/index.ts'
+import type { DiskUsage, Image, ImageList, Job, Sharing, Stats } from './http/schemas.ts'
+
+export interface DataPlane {
+  /**
+   * Opens what a reference names now; the view keeps its image until closed, whatever happens to the tag.
+   * @throws ERR_IMAGE_NOT_FOUND
+   */
+  openImage(ref: Ref, options?: { signal?: AbortSignal }): Promise<ImageView>
+  /** A blob's bytes. @throws ERR_BLOB_NOT_FOUND */
+  openBlob(domain: string, digest: Digest, options?: { signal?: AbortSignal }): Promise<BlobView>
+}
+
+export interface BlobView extends Disposable {
+  readonly digest: Digest
+  readonly size: number
+  /** A handle for one reader: it carries the state of readahead. */
+  open(): DataHandle
+}
+
+export interface StagedUpload {
+  /** Path inside the store's upload area, made by `beginUpload`. */
+  readonly path: string
+  readonly sizeBytes: number
+}
+
+export interface ImportRequest {
+  readonly ref: Ref
+  readonly format: 'erofs'
+  readonly upload: StagedUpload
+  /** Blobs uploaded before, in slot order. */
+  readonly devices: readonly Digest[]
+}
+
+export interface ControlPlane {
+  domains(): Promise<string[]>
+  images(query: { domain?: string; cursor?: string; limit?: number }): Promise<ImageList>
+  image(ref: Ref): Promise<Image>
+  /** Makes `ref` name the image that `from` names. @throws ERR_IMAGE_NOT_FOUND, ERR_REF_CONFLICT */
+  tag(ref: Ref, from: Ref): Promise<Image>
+  /** Removes the tag; the image stays readable by digest until it is collected. */
+  remove(ref: Ref): Promise<void>
+  /**
+   * Admits an upload of the announced size (undefined: unknown) before its body is read.
+   * @throws ERR_STORE_FULL (507), ERR_UPLOADS_EXHAUSTED (503)
+   */
+  beginUpload(
+    domain: string,
+    sizeBytes: number | undefined,
+  ): Promise<{ id: string; path: string; limitBytes: number }>
+  /** Gives the space of an upload back (failed or aborted bodies). */
+  abortUpload(id: string): Promise<void>
+  /** Publishes a staged upload as a blob of the domain. @returns its digest and whether it was new */
+  finishBlob(
+    domain: string,
+    id: string,
+    expected?: Digest,
+  ): Promise<{ digest: Digest; sizeBytes: number; created: boolean }>
+  /** Starts an import of staged uploads; the job owns them from here on. */
+  startImport(
+    domain: string,
+    uploadId: string,
+    request: Omit<ImportRequest, 'upload'>,
+  ): Promise<Job>
+  jobs(): Promise<Job[]>
+  /** @throws ERR_JOB_NOT_FOUND */
+  job(id: string, options?: { waitMs?: number }): Promise<Job>
+  cancelJob(id: string): Promise<Job>
+  diskUsage(query: { domain?: string }): Promise<DiskUsage>
+  sharing(query: { domain?: string }): Promise<Sharing>
+  resetSharing(): Promise<Sharing>
+  stats(): Promise<Stats>
+  /** Names of failed readiness checks; empty when ready. */
+  readiness(): Promise<{ name: string; ok: boolean; reason?: string }[]>
+}
