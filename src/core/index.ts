@@ -3,6 +3,7 @@
  * nothing that knows of images, caches or protocols.
  */
 export * from './byte-source.ts'
+export * from './closest.ts'
 export * from './counters.ts'
 export * from './digest.ts'
 export * from './errors.ts'

@@ -1,0 +1,218 @@
+/**
+ * From settings to the configuration that the server runs with: everything that is automatic becomes a
+ * number, and settings that contradict each other or the machine are refused here, in one step. Pure: what
+ * it needs to know of the machine is passed in; `readHostFacts` alone looks.
+ */
+import { readFile } from 'node:fs/promises'
+import { availableParallelism, totalmem } from 'node:os'
+
+import { AppError, formatSize, GIB, KIB, MIB, parseRef } from '../../core/index.ts'
+
+export interface ListenAddress {
+  readonly host: string
+  /** 0: any free port. */
+  readonly port: number
+}
+
+/** What the server runs with. Sizes in bytes. */
+export interface ServerConfig {
+  readonly data: string
+  readonly http: ListenAddress
+  readonly nbd: ListenAddress
+  readonly nbdSocket?: string
+  readonly defaultExport?: string
+  readonly cacheSize: number
+  /** How the size of the cache was chosen, for people. */
+  readonly cacheSizeReason: string
+  readonly frameSize: number
+  readonly workers: number
+  readonly readahead: boolean
+  readonly insecure: boolean
+  readonly allowTinyCache: boolean
+  readonly logLevel: 'trace' | 'debug' | 'info' | 'warn' | 'error' | 'fatal' | 'silent'
+  readonly logFormat: 'auto' | 'json' | 'pretty'
+}
+
+export interface HostFacts {
+  readonly cores: number
+  readonly memoryBytes: number
+  /** Memory limit of the control group, when there is one. */
+  readonly cgroupLimitBytes?: number
+}
+
+/** Settings after parsing: sizes are bytes, addresses are split, `auto` is undefined. */
+export interface ParsedSettings {
+  readonly data: string
+  readonly 'http.listen': ListenAddress
+  readonly 'nbd.listen': ListenAddress
+  readonly 'nbd.socket': string | undefined
+  readonly 'nbd.defaultExport': string | undefined
+  readonly 'cache.size': number | undefined
+  readonly 'cache.frameSize': number
+  readonly 'cache.readahead': boolean
+  readonly 'cache.allowTiny': boolean
+  readonly workers: number | undefined
+  readonly insecure: boolean
+  readonly 'log.level': ServerConfig['logLevel']
+  readonly 'log.format': ServerConfig['logFormat']
+}
+
+/** Below this, pin budgets and readahead of a handful of clients would fight for the frames. */
+export const MIN_CACHE_BYTES = 64 * MIB
+/** The store keeps a digest per 16 KiB, and one fill of more than 64 KiB costs cold reads more than it saves. */
+const FRAME_SIZES: readonly number[] = [16 * KIB, 32 * KIB, 64 * KIB]
+/** Leaves room for maps, connections, the import process and Node itself. */
+const CGROUP_SHARE = 0.6
+const MEMORY_SHARE = 0.25
+const AUTO_CACHE_LIMIT = GIB
+/** Each worker is a thread with its own heap; no machine that we know of gains from more. */
+const MAX_WORKERS = 256
+/** sockaddr_un: sun_path is 108 bytes with the final NUL. */
+const MAX_SOCKET_PATH_BYTES = 107
+
+/** @throws ERR_CONFIG_INVALID, ERR_CONFIG_INSECURE */
+export function deriveConfig(settings: ParsedSettings, host: HostFacts): ServerConfig {
+  const http = settings['http.listen']
+  const nbd = settings['nbd.listen']
+  if (http.port !== 0 && http.port === nbd.port && overlap(http.host, nbd.host)) {
+    throw invalid(
+      `http.listen and nbd.listen both want port ${http.port}`,
+      'give them different ports',
+    )
+  }
+  if (!settings.insecure) {
+    refuseExposed('http.listen', http)
+    refuseExposed('nbd.listen', nbd)
+  }
+  const frameSize = settings['cache.frameSize']
+  if (!FRAME_SIZES.includes(frameSize)) {
+    throw invalid(
+      `cache.frameSize is ${formatSize(frameSize)}, expected 16 KiB, 32 KiB or 64 KiB`,
+      'leave it out to take the measured default',
+    )
+  }
+  const socket = settings['nbd.socket']
+  if (socket !== undefined && Buffer.byteLength(socket) > MAX_SOCKET_PATH_BYTES) {
+    throw invalid(
+      `nbd.socket is ${Buffer.byteLength(socket)} bytes long, at most ${MAX_SOCKET_PATH_BYTES} fit a socket address`,
+      'choose a shorter path, for example below /run',
+    )
+  }
+  const workers = settings.workers ?? Math.max(1, host.cores - 1)
+  if (workers > MAX_WORKERS) {
+    throw invalid(`workers is ${workers}, at most ${MAX_WORKERS} are possible`, 'leave it out')
+  }
+  const defaultExport = settings['nbd.defaultExport']
+  if (defaultExport !== undefined && !defaultExport.includes('/-/')) parseRef(defaultExport)
+  const cache = cacheSize(settings, host)
+  return {
+    data: settings.data,
+    http,
+    nbd,
+    ...(socket === undefined ? {} : { nbdSocket: socket }),
+    ...(defaultExport === undefined ? {} : { defaultExport }),
+    cacheSize: cache.bytes,
+    cacheSizeReason: cache.reason,
+    frameSize,
+    workers,
+    readahead: settings['cache.readahead'],
+    insecure: settings.insecure,
+    allowTinyCache: settings['cache.allowTiny'],
+    logLevel: settings['log.level'],
+    logFormat: settings['log.format'],
+  }
+}
+
+function cacheSize(settings: ParsedSettings, host: HostFacts): { bytes: number; reason: string } {
+  const chosen = settings['cache.size']
+  if (chosen === undefined) return automaticCacheSize(host)
+  if (chosen < MIN_CACHE_BYTES && !settings['cache.allowTiny']) {
+    throw invalid(
+      `cache.size is ${formatSize(chosen)}, the minimum is ${formatSize(MIN_CACHE_BYTES)}`,
+      'for tests, --allow-tiny-cache accepts less',
+    )
+  }
+  const limit = memoryLimit(host)
+  if (chosen > limit.bytes) {
+    throw invalid(
+      `cache.size is ${formatSize(chosen)}, more than ${limit.name} of ${formatSize(limit.bytes)}`,
+      'choose at most 60 % of it, or auto',
+    )
+  }
+  return { bytes: chosen, reason: 'as configured' }
+}
+
+function automaticCacheSize(host: HostFacts): { bytes: number; reason: string } {
+  const limit = memoryLimit(host)
+  const fromGroup = limit.name === 'the cgroup limit'
+  const wanted = fromGroup
+    ? limit.bytes * CGROUP_SHARE
+    : Math.min(AUTO_CACHE_LIMIT, limit.bytes * MEMORY_SHARE)
+  const bytes = Math.max(MIN_CACHE_BYTES, Math.floor(wanted / MIB) * MIB)
+  const reason = fromGroup
+    ? `auto: 60 % of the cgroup limit of ${formatSize(limit.bytes)}`
+    : `auto: ${formatSize(limit.bytes)} of memory`
+  return { bytes, reason }
+}
+
+function memoryLimit(host: HostFacts): { bytes: number; name: string } {
+  if (host.cgroupLimitBytes !== undefined && host.cgroupLimitBytes < host.memoryBytes) {
+    return { bytes: host.cgroupLimitBytes, name: 'the cgroup limit' }
+  }
+  return { bytes: host.memoryBytes, name: 'the memory' }
+}
+
+function refuseExposed(path: string, address: ListenAddress): void {
+  if (isLoopback(address.host)) return
+  throw new AppError(
+    'ERR_CONFIG_INSECURE',
+    `${path} ${formatAddress(address)} is reachable from other machines, and there is no authentication: ` +
+      'whoever reaches it could read, replace and delete every image',
+    {
+      hint: `bind 127.0.0.1:${address.port}, or add --insecure if you trust everybody on that network`,
+    },
+  )
+}
+
+/** True for names and addresses that only this machine reaches. */
+export function isLoopback(host: string): boolean {
+  return host === 'localhost' || host === '::1' || /^127\.\d{1,3}\.\d{1,3}\.\d{1,3}$/.test(host)
+}
+
+function overlap(a: string, b: string): boolean {
+  const wide = (host: string) => host === '0.0.0.0' || host === '::'
+  const sameLoopback = isLoopback(a) && isLoopback(b) && (a === 'localhost' || b === 'localhost')
+  return a === b || wide(a) || wide(b) || sameLoopback
+}
+
+/** `HOST:PORT`, IPv6 in brackets. */
+export function formatAddress(address: ListenAddress): string {
+  const host = address.host.includes(':') ? `[${address.host}]` : address.host
+  return `${host}:${address.port}`
+}
+
+function invalid(message: string, hint: string): AppError {
+  return new AppError('ERR_CONFIG_INVALID', message, { hint })
+}
+
+/** Cores, memory and the control group's limit of this machine (cgroup v2, then v1). */
+export async function readHostFacts(): Promise<HostFacts> {
+  const memoryBytes = totalmem()
+  const limit =
+    (await readLimit('/sys/fs/cgroup/memory.max')) ??
+    (await readLimit('/sys/fs/cgroup/memory/memory.limit_in_bytes'))
+  return {
+    cores: availableParallelism(),
+    memoryBytes,
+    ...(limit === undefined || limit >= memoryBytes ? {} : { cgroupLimitBytes: limit }),
+  }
+}
+
+async function readLimit(path: string): Promise<number | undefined> {
+  try {
+    const text = (await readFile(path, 'utf8')).trim()
+    return /^\d+$/.test(text) ? Number(text) : undefined
+  } catch {
+    return undefined
+  }
+}
