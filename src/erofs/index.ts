@@ -1,0 +1,28 @@
+/**
+ * The EROFS on-disk format: a reader of any image, as far as its data is not compressed. Pure: bytes in
+ * through a ByteSource, facts out. It opens no files, caches nothing that grows, serves nothing.
+ */
+export { crc32c, CRC32C_SEED } from './checksum.ts'
+export type { Addressing, DeviceSlot } from './device-table.ts'
+export type { DirectoryEntry, FileType } from './directory-block.ts'
+export { compareNames } from './directory-block.ts'
+export type { ListOptions } from './directory.ts'
+export type { ErofsErrorCode } from './errors.ts'
+export { EROFS_ERRORS } from './errors.ts'
+export type { FileExtent } from './extent-list.ts'
+export { MAX_CHUNKS_PER_CALL, mapLimit } from './extent-map.ts'
+export type { Features, FeatureSet } from './features.ts'
+export { FEATURE_COMPAT, FEATURE_INCOMPAT, hasCompat, hasIncompat } from './features.ts'
+export type { ByteRange, OpenOptions, XattrOptions } from './image.ts'
+export { ErofsImage, MAX_READ_DATA, openErofs } from './image.ts'
+export type { ChunkFormat, DeviceNumber, InodeFields } from './inode.ts'
+export { Inode } from './inode.ts'
+export type { DataLayout } from './layout.ts'
+export { EROFS_INODE, S_IF } from './layout.ts'
+export type { Nid } from './nid.ts'
+export { formatNid, isMetaboxNid, nidFrom } from './nid.ts'
+export type { ResolveOptions } from './path.ts'
+export { MAX_PATH_LENGTH, MAX_SYMLINK_LENGTH, MAX_SYMLINKS } from './path.ts'
+export type { Superblock } from './superblock.ts'
+export type { LongPrefix, Xattr } from './xattr.ts'
+export { MAX_XATTR_BYTES } from './xattr.ts'
