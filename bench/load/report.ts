@@ -1,0 +1,100 @@
+/** One JSON file a run in bench/results, and Markdown rows with ratios for people. */
+import { execFileSync } from 'node:child_process'
+import { mkdirSync, writeFileSync } from 'node:fs'
+import { cpus, totalmem } from 'node:os'
+
+import type { Measured } from './load.ts'
+
+export interface Row {
+  readonly scenario: string
+  readonly contender: string
+  readonly figures: Measured
+  readonly peakBytes: number
+}
+
+export interface Report {
+  readonly schema: 1
+  readonly name: string
+  readonly date: string
+  readonly git: string
+  readonly node: string
+  readonly cpu: string
+  readonly cores: number
+  readonly memoryBytes: number
+  readonly params: Readonly<Record<string, unknown>>
+  readonly rows: readonly Row[]
+}
+
+const RESULTS = new URL('../results/', import.meta.url)
+
+export function writeReport(
+  name: string,
+  params: Readonly<Record<string, unknown>>,
+  rows: readonly Row[],
+): Report {
+  const report: Report = {
+    schema: 1,
+    name,
+    date: new Date().toISOString(),
+    git: execFileSync('git', ['rev-parse', '--short', 'HEAD'], {
+      encoding: 'utf8',
+      cwd: import.meta.dirname,
+    }).trim(),
+    node: process.version,
+    cpu: cpus()[0]?.model ?? 'unknown',
+    cores: cpus().length,
+    memoryBytes: totalmem(),
+    params,
+    rows,
+  }
+  mkdirSync(RESULTS, { recursive: true })
+  writeFileSync(new URL(`${name}.json`, RESULTS), `${JSON.stringify(report, undefined, 2)}\n`)
+  return report
+}
+
+/** A table with one line a scenario: our figures, and ours ÷ each rival's. */
+export function markdown(report: Report): string {
+  const rivals = [...new Set(report.rows.map((row) => row.contender))].filter(
+    (name) => name !== 'commonpage',
+  )
+  const head = [
+    'scenario',
+    'req/s',
+    'MB/s',
+    'p50 µs',
+    'p99 µs',
+    'CPU s/GB',
+    ...rivals.flatMap((name) => [`÷ ${name}`, `CPU ÷ ${name}`]),
+  ]
+  const lines = [`| ${head.join(' | ')} |`, `| --- |${' ---: |'.repeat(head.length - 1)}`]
+  for (const row of report.rows) {
+    if (row.contender !== 'commonpage') continue
+    const { figures } = row
+    const cells = [
+      row.scenario,
+      figures.rate.toFixed(0),
+      (figures.bytesPerSecond / 1e6).toFixed(0),
+      figures.p50.toFixed(0),
+      figures.p99.toFixed(0),
+      figures.cpuSecondsPerGB.toFixed(2),
+      ...rivals.flatMap((name) => {
+        const other = report.rows.find(
+          (one) => one.scenario === row.scenario && one.contender === name,
+        )?.figures
+        if (!other) return ['–', '–']
+        return [
+          (figures.rate / other.rate).toFixed(2),
+          (figures.cpuSecondsPerGB / other.cpuSecondsPerGB).toFixed(2),
+        ]
+      }),
+    ]
+    lines.push(`| ${cells.join(' | ')} |`)
+  }
+  const peaks = new Map<string, number>()
+  for (const row of report.rows)
+    peaks.set(row.contender, Math.max(peaks.get(row.contender) ?? 0, row.peakBytes))
+  const peakText = [...peaks]
+    .map(([name, bytes]) => `${name} ${(bytes / 2 ** 20).toFixed(0)} MiB`)
+    .join(', ')
+  return `${lines.join('\n')}\n\nPeak memory: ${peakText}.\n`
+}
