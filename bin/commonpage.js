@@ -13,5 +13,5 @@ if (parseInt(process.versions.node, 10) < 24) {
 } else {
   // Read once, by the first use of libuv's pool, which is after this line.
   process.env.UV_THREADPOOL_SIZE = process.env.UV_THREADPOOL_SIZE || '8'
-  import('../dist/cli/main.js')
+  void import('../dist/cli/main.js')
 }

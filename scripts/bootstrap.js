@@ -86,7 +86,7 @@ function isExecutable(file) {
   try {
     fs.accessSync(file, fs.constants.X_OK)
     return true
-  } catch (error) {
+  } catch {
     return false
   }
 }
@@ -164,14 +164,14 @@ function isWritableFolder(folder) {
     const content = path.join(folder, '_cacache')
     if (fs.existsSync(content)) fs.accessSync(content, fs.constants.W_OK)
     return true
-  } catch (error) {
+  } catch {
     return false
   }
 }
 
 /** npm talks on stderr only: stdout belongs to the task. */
 function npm(args, env) {
-  const all = args.concat(['--no-audit', '--no-fund', '--loglevel=error'])
+  const all = args.concat(['--no-audit', '--no-fund', '--no-update-notifier', '--loglevel=error'])
   const run = spawnSync('npm', all, { cwd: ROOT, env: env, stdio: ['ignore', 2, 2] })
   if (run.status === 0) return
   fail(
