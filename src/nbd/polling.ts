@@ -1,0 +1,108 @@
+/**
+ * Keeps the event loop awake for a moment after a request, because waking it from epoll costs a dependent
+ * read more than serving it. Adaptive: it polls only while requests do come within the window, never for
+ * more than a share of the thread's time, and it can be switched off. One poller serves all connections of
+ * a thread; it knows nothing of what they do.
+ */
+
+export interface PollingOptions {
+  /** Microseconds to stay awake after a request; 50 to 200 pay, the default is 100. */
+  readonly windowMicros?: number
+  /** The largest part of the thread's time, 0 to 1, that may go into polling. Default 0.75. */
+  readonly maxShare?: number
+}
+
+const DEFAULT_WINDOW_MICROS = 100
+const DEFAULT_MAX_SHARE = 0.75
+/** Seconds over which the share is kept: time saved up beyond it is lost. */
+const SHARE_HORIZON_MS = 100
+/** Weight of the newest request in the average of requests that came in time: about the last 16 count. */
+const LEARNING_RATE = 1 / 16
+/** Polling begins above and ends below these parts of requests in time, so that it does not flutter. */
+const START_ABOVE = 0.6
+const STOP_BELOW = 0.3
+
+/** What the poller needs of its surroundings; replaced in tests. */
+export interface PollingClock {
+  /** Milliseconds with fractions. */
+  now(): number
+  /** Calls back in the next turn of the event loop, which does not sleep until then. */
+  nextTurn(callback: () => void): void
+}
+
+const CLOCK: PollingClock = {
+  now: () => performance.now(),
+  nextTurn: (callback) => void setImmediate(callback),
+}
+
+export class Poller {
+  readonly #windowMs: number
+  readonly #maxShare: number
+  readonly #clock: PollingClock
+  readonly #onSpent: (seconds: number) => void
+  readonly #turn = (): void => this.#onTurn()
+  /** Moving average: the part of requests that came within the window after the one before. */
+  #inTime = 0
+  #lastRequest = -Infinity
+  #deadline = 0
+  #armed = false
+  #lastTurn = 0
+  /** Milliseconds of polling that may be spent now. */
+  #credit = 0
+  #creditAt: number
+
+  constructor(
+    options: PollingOptions,
+    onSpent: (seconds: number) => void,
+    clock: PollingClock = CLOCK,
+  ) {
+    this.#windowMs = (options.windowMicros ?? DEFAULT_WINDOW_MICROS) / 1000
+    this.#maxShare = options.maxShare ?? DEFAULT_MAX_SHARE
+    this.#onSpent = onSpent
+    this.#clock = clock
+    this.#creditAt = clock.now()
+  }
+
+  /** True while the loop is being kept awake. */
+  get polling(): boolean {
+    return this.#armed
+  }
+
+  /** Requests have been received at `received` and served by now. */
+  served(received: number): void {
+    const gap = received - this.#lastRequest
+    this.#inTime += ((gap <= this.#windowMs ? 1 : 0) - this.#inTime) * LEARNING_RATE
+    const now = this.#clock.now()
+    this.#lastRequest = now
+    this.#deadline = now + this.#windowMs
+    if (this.#armed) {
+      // The time since the last turn went into serving, not into waiting.
+      this.#lastTurn = now
+      return
+    }
+    if (this.#inTime < START_ABOVE || !this.#hasCredit(now)) return
+    this.#armed = true
+    this.#lastTurn = now
+    this.#clock.nextTurn(this.#turn)
+  }
+
+  #onTurn(): void {
+    const now = this.#clock.now()
+    const spent = now - this.#lastTurn
+    this.#lastTurn = now
+    this.#credit -= spent
+    this.#onSpent(spent / 1000)
+    if (now < this.#deadline && this.#inTime >= STOP_BELOW && this.#hasCredit(now)) {
+      this.#clock.nextTurn(this.#turn)
+    } else {
+      this.#armed = false
+    }
+  }
+
+  #hasCredit(now: number): boolean {
+    const earned = (now - this.#creditAt) * this.#maxShare
+    this.#credit = Math.min(this.#credit + earned, SHARE_HORIZON_MS * this.#maxShare)
+    this.#creditAt = now
+    return this.#credit > 0
+  }
+}
