@@ -1,0 +1,67 @@
+/**
+ * The arena: the page frames' memory. Segments of WebAssembly memory are used because they are the only shared
+ * memory in Node that is page-aligned (so O_DIRECT reads land in it), larger than 4 GiB (memory64), and only
+ * reserved until touched. It knows frames and bytes, not pages or pins.
+ */
+import { GIB } from '../core/index.ts'
+
+/** The largest memory64 memory that V8 makes. */
+export const MAX_SEGMENT_BYTES = 16 * GIB
+const WASM_PAGE_BYTES = 65_536
+
+/** What TypeScript's and Node's types lack of the memory64 proposal. */
+interface WebAssemblyMemories {
+  readonly Memory: new (descriptor: {
+    initial: bigint
+    maximum: bigint
+    shared: true
+    address: 'i64'
+  }) => { readonly buffer: SharedArrayBuffer }
+}
+
+/** Zeroed shared memory of at least `bytes`, aligned to the machine's pages; none of it is resident. */
+export function allocateSegment(bytes: number): SharedArrayBuffer {
+  const { WebAssembly } = globalThis as unknown as { WebAssembly: WebAssemblyMemories }
+  const pages = BigInt(Math.ceil(bytes / WASM_PAGE_BYTES))
+  return new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true, address: 'i64' })
+    .buffer
+}
+
+/** One thread's view of the segments. */
+export class Arena {
+  readonly #segments: readonly Buffer[]
+  readonly #frameSize: number
+  readonly #slotMask: number
+  readonly #segmentShift: number
+
+  /** @param framesPerSegment a power of two; the last segment may be shorter */
+  constructor(segments: readonly SharedArrayBuffer[], frameSize: number, framesPerSegment: number) {
+    this.#segments = segments.map((segment) => Buffer.from(segment))
+    this.#frameSize = frameSize
+    this.#slotMask = framesPerSegment - 1
+    this.#segmentShift = Math.log2(framesPerSegment)
+  }
+
+  /** True if `second` lies right behind `first` in memory. */
+  adjacent(first: number, second: number): boolean {
+    return second === first + 1 && (second & this.#slotMask) !== 0
+  }
+
+  /** Copies bytes of a frame, without making a view. */
+  copy(frame: number, start: number, length: number, target: Buffer, targetOffset: number): void {
+    const from = (frame & this.#slotMask) * this.#frameSize + start
+    this.#segment(frame).copy(target, targetOffset, from, from + length)
+  }
+
+  /** A view of `length` bytes from `start` of a frame; it may reach into adjacent frames. */
+  view(frame: number, start: number, length: number): Buffer {
+    const from = (frame & this.#slotMask) * this.#frameSize + start
+    return this.#segment(frame).subarray(from, from + length)
+  }
+
+  #segment(frame: number): Buffer {
+    const segment = this.#segments[frame >>> this.#segmentShift]
+    if (segment === undefined) throw new RangeError(`frame ${frame} is outside of the arena`)
+    return segment
+  }
+}

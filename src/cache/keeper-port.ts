@@ -1,0 +1,110 @@
+/**
+ * A reader's conversation with the keeper: gathers a tick's requests into one message, matches answers to their
+ * requests, and gives back the pins of grants that nobody waits for any more.
+ */
+import type { MessagePort } from 'node:worker_threads'
+
+import { AppError, fromErrorRecord } from '../core/index.ts'
+import { recordOf } from './frame-table.ts'
+import type { FetchRequest, PageList, ReaderAnswer, ReaderRequest, ReadGrant } from './messages.ts'
+import { unpin } from './pin-protocol.ts'
+
+interface Waiter {
+  readonly resolve: (grant: ReadGrant) => void
+  readonly reject: (error: unknown) => void
+}
+
+export class KeeperPort {
+  readonly #port: MessagePort
+  readonly #table: Int32Array
+  /** Undefined: given up; its pins are returned on arrival. */
+  readonly #waiters = new Map<number, Waiter | undefined>()
+  #outbox: ReaderRequest[] = []
+  #lastId = 0
+  #closed: PromiseWithResolvers<void> | undefined
+
+  constructor(port: MessagePort, table: Int32Array) {
+    this.#port = port
+    this.#table = table
+    port.on('message', (answers: ReaderAnswer[]) => {
+      for (const answer of answers) this.#settle(answer)
+    })
+    port.unref()
+  }
+
+  /**
+   * All pages pinned, or an error and none.
+   * @throws ERR_ABORTED, ERR_CACHE_CLOSED, and what the keeper says: ERR_CACHE_PAGE_CORRUPT,
+   * ERR_CACHE_FILL_FAILED, ERR_CACHE_FILL_TIMEOUT, ERR_CACHE_OVERLOADED, ERR_CACHE_BLOB_UNKNOWN, ERR_CACHE_RANGE
+   */
+  async grant(pages: PageList, imageId: number, signal?: AbortSignal): Promise<ReadGrant> {
+    if (signal?.aborted === true) throw aborted(signal)
+    if (this.#closed !== undefined) throw closed()
+    const id = ++this.#lastId
+    const { promise, resolve, reject } = Promise.withResolvers<ReadGrant>()
+    const onAbort = () => {
+      if (!this.#waiters.has(id)) return
+      this.#waiters.set(id, undefined)
+      reject(aborted(signal))
+    }
+    signal?.addEventListener('abort', onAbort, { once: true })
+    if (this.#waiters.size === 0) this.#port.ref()
+    this.#waiters.set(id, { resolve, reject })
+    this.#send({ type: 'read', id, imageId, pages })
+    try {
+      return await promise
+    } finally {
+      signal?.removeEventListener('abort', onAbort)
+    }
+  }
+
+  fetch(request: FetchRequest): void {
+    if (this.#closed === undefined) this.#send(request)
+  }
+
+  /** Resolves when every grant under way has come back and its pins are returned. */
+  async close(): Promise<void> {
+    this.#closed ??= Promise.withResolvers<void>()
+    for (const [id, waiter] of this.#waiters) {
+      this.#waiters.set(id, undefined)
+      waiter?.reject(closed())
+    }
+    if (this.#waiters.size === 0) this.#closed.resolve()
+    await this.#closed.promise
+    this.#port.close()
+  }
+
+  #send(request: ReaderRequest): void {
+    if (this.#outbox.length === 0) queueMicrotask(() => this.#flush())
+    this.#outbox.push(request)
+  }
+
+  #flush(): void {
+    this.#port.postMessage(this.#outbox)
+    this.#outbox = []
+  }
+
+  #settle(answer: ReaderAnswer): void {
+    const waiter = this.#waiters.get(answer.id)
+    this.#waiters.delete(answer.id)
+    if (this.#waiters.size === 0) {
+      this.#port.unref()
+      this.#closed?.resolve()
+    }
+    if ('error' in answer) waiter?.reject(fromErrorRecord(answer.error))
+    else if (waiter === undefined) this.#giveBack(answer)
+    else waiter.resolve(answer)
+  }
+
+  #giveBack({ frames }: ReadGrant): void {
+    for (const frame of frames) unpin(this.#table, recordOf(frame))
+  }
+}
+
+function aborted(signal: AbortSignal | undefined): AppError {
+  return new AppError('ERR_ABORTED', 'the read was cancelled', { cause: signal?.reason })
+}
+
+function closed(): AppError {
+  return new AppError('ERR_CACHE_CLOSED', 'the page cache is closed')
+}

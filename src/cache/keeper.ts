@@ -1,0 +1,375 @@
+/**
+ * The keeper decides: which page gets which frame, who starts a fill and who joins it, what is evicted, who is
+ * granted pins and in which order. It is the only writer of the index and of frame keys, and it never touches
+ * page bytes. No threads, ports or timers in here: messages come in by method calls and leave by the functions
+ * given with each reader and fill thread.
+ *
+ * Grants are all or nothing and first come, first served: a read that needs frames when none can be had waits,
+ * holding nothing, and no later read that needs frames overtakes it. So readers cannot block each other with
+ * half of what they need.
+ */
+import { AppError, counterRow, type ErrorRecord, toErrorRecord } from '../core/index.ts'
+import { type BlobKey, type BlobRecord, BlobTable, type OpenedBlob } from './blob-table.ts'
+import { CACHE_COUNTER, count, type EvictionReason, FILL_ERROR_CODES } from './counters.ts'
+import { type AccountingTotals, EpochLedger } from './epoch-ledger.ts'
+import { type Fill, FillBook } from './fill-book.ts'
+import { FillQueue } from './fill-queue.ts'
+import { FramePool } from './frame-pool.ts'
+import { FRAME, recordOf } from './frame-table.ts'
+import { Grant } from './grant.ts'
+import type { ImageAccountingMemory } from './image-accounting.ts'
+import { type CacheMemory, openCacheMemory } from './memory.ts'
+import {
+  type FetchRequest,
+  type FillerMessage,
+  type FillReport,
+  GRANTED,
+  type KeeperCalls,
+  type ReaderAnswer,
+  type ReaderRequest,
+} from './messages.ts'
+import type { PageIndex } from './page-index.ts'
+import { pin, unpin } from './pin-protocol.ts'
+import { type CachePolicy, SecondChance } from './policy.ts'
+
+export interface KeeperOptions {
+  /** A read that is not granted by then fails with ERR_CACHE_FILL_TIMEOUT. */
+  readonly fillTimeoutMs?: number
+  /** Reads that may wait for frames; the next one fails with ERR_CACHE_OVERLOADED. */
+  readonly maxWaiting?: number
+  readonly policy?: (table: Int32Array) => CachePolicy
+  /** Milliseconds of a monotonic clock. */
+  readonly now?: () => number
+}
+
+const DEFAULT_FILL_TIMEOUT_MS = 30_000
+const DEFAULT_MAX_WAITING = 4096
+/** Readers unpin without telling: how often waiting reads look for frames again. */
+const WAITING_POLL_MS = 1
+/** How often deadlines and dropped blobs are looked at. */
+const IDLE_POLL_MS = 100
+/** Pages nobody waits for take at most this part of the frames at a time. */
+const BACKGROUND_PART = 8
+
+interface Reader {
+  readonly post: (answers: ReaderAnswer[]) => void
+  outbox: ReaderAnswer[]
+}
+
+export class Keeper implements KeeperCalls {
+  readonly #memory: CacheMemory
+  readonly #table: Int32Array
+  readonly #index: PageIndex
+  readonly #counters: Float64Array
+  readonly #blobs: BlobTable
+  readonly #ledger: EpochLedger
+  readonly #pool: FramePool
+  readonly #fills: FillBook
+  readonly #queue = new FillQueue()
+  readonly #readers: Reader[] = []
+  /** Not answered yet. Those in #waiting hold nothing; the others have a frame for every page. */
+  readonly #grants = new Set<Grant>()
+  readonly #waiting = new Set<Grant>()
+  readonly #drops = new Map<number, () => void>()
+  readonly #fillTimeoutMs: number
+  readonly #maxWaiting: number
+  readonly #now: () => number
+  #nextSweepMs = 0
+
+  constructor(memory: CacheMemory, options: KeeperOptions = {}) {
+    const { table, index, control } = openCacheMemory(memory)
+    const { frames, frameSize } = memory
+    const policy = options.policy?.(table) ?? new SecondChance(table)
+    const counters = counterRow(memory.counters, 0)
+    const now = options.now ?? (() => performance.now())
+    const blobs = new BlobTable(frameSize)
+    const ledger = new EpochLedger(table, control)
+    const shared = { frames, frameSize, table, index, policy, blobs, ledger, counters, now }
+    const pool = new FramePool(shared)
+    this.#memory = memory
+    this.#table = table
+    this.#index = index
+    this.#counters = counters
+    this.#blobs = blobs
+    this.#ledger = ledger
+    this.#pool = pool
+    this.#fills = new FillBook({ ...shared, pool })
+    this.#fillTimeoutMs = options.fillTimeoutMs ?? DEFAULT_FILL_TIMEOUT_MS
+    this.#maxWaiting = options.maxWaiting ?? DEFAULT_MAX_WAITING
+    this.#now = now
+  }
+
+  addReader(post: (answers: ReaderAnswer[]) => void): number {
+    this.#readers.push({ post, outbox: [] })
+    return this.#readers.length - 1
+  }
+
+  addFiller(post: (message: FillerMessage) => void): void {
+    this.#queue.addThread(post)
+    this.#queue.dispatch()
+  }
+
+  fromReader(reader: number, requests: readonly ReaderRequest[]): void {
+    for (const request of requests) {
+      if (request.type !== 'read') {
+        this.#fetch(request)
+        continue
+      }
+      const grant = new Grant(reader, request, this.#now() + this.#fillTimeoutMs)
+      this.#grants.add(grant)
+      if (!this.#admit(grant, this.#waiting.size === 0)) this.#wait(grant)
+    }
+    this.#flush()
+  }
+
+  fromFiller(reports: readonly FillReport[]): void {
+    for (const { frame, error } of reports) {
+      const fill = this.#fills.at(frame)
+      if (fill === undefined) continue
+      this.#queue.done(fill)
+      if (error !== undefined) this.#fail(fill, error)
+      else if (fill.blob.dropped) this.#fail(fill, toErrorRecord(blobUnknown(fill.blob.blobNo)))
+      else this.#publish(fill)
+    }
+    this.#admitWaiting()
+    this.#flush()
+  }
+
+  /** Milliseconds until `poll` should be called; undefined: not before the next message. */
+  get pollInMs(): number | undefined {
+    if (this.#waiting.size > 0) return WAITING_POLL_MS
+    return this.#grants.size > 0 || this.#drops.size > 0 ? IDLE_POLL_MS : undefined
+  }
+
+  /** Looks for what happens without a message: frames are unpinned, deadlines pass. */
+  poll(): void {
+    this.#admitWaiting()
+    const now = this.#now()
+    if (now >= this.#nextSweepMs) {
+      this.#nextSweepMs = now + IDLE_POLL_MS
+      this.#expire(now)
+      for (const blobNo of this.#drops.keys()) this.#sweepDropped(blobNo)
+    }
+    this.#flush()
+  }
+
+  openBlobs(keys: readonly BlobKey[]): OpenedBlob[] {
+    return keys.map((key) => {
+      const { blobNo, domainNo } = this.#blobs.open(key)
+      return { blobNo, domainNo }
+    })
+  }
+
+  dropBlob(blobNo: number): Promise<void> {
+    if (this.#blobs.drop(blobNo) === undefined) return Promise.resolve()
+    const { promise, resolve } = Promise.withResolvers<void>()
+    this.#drops.set(blobNo, resolve)
+    this.#sweepDropped(blobNo)
+    this.#flush()
+    return promise
+  }
+
+  registerImage(imageId: number, accounting: ImageAccountingMemory): void {
+    this.#ledger.registerImage(imageId, accounting)
+  }
+
+  unregisterImage(imageId: number): void {
+    this.#ledger.unregisterImage(imageId)
+  }
+
+  evict(reason: EvictionReason, bytes: number): number {
+    let evicted = 0
+    for (let frame = 0; frame < this.#pool.used && evicted < bytes; frame++) {
+      if (this.#pool.evict(frame, reason)) evicted += this.#memory.frameSize
+    }
+    return evicted
+  }
+
+  resetEpoch(): AccountingTotals {
+    this.#ledger.reset()
+    return this.#ledger.totals()
+  }
+
+  accounting(): AccountingTotals {
+    return this.#ledger.totals()
+  }
+
+  domains(): [domain: string, domainNo: number][] {
+    return this.#blobs.domains()
+  }
+
+  /**
+   * Gives the read everything at once: pins what is in memory, joins what is being filled, starts the rest.
+   * @returns false if frames are lacking, or needed but not to be taken; then nothing is held
+   */
+  #admit(grant: Grant, mayTakeFrames: boolean): boolean {
+    const { pages, frames } = grant
+    const fills: { readonly fill: Fill; readonly position: number; readonly how: number }[] = []
+    const absent: { readonly blob: BlobRecord; readonly position: number }[] = []
+    for (let position = 0; position < frames.length; position++) {
+      const blobNo = pages[2 * position] ?? 0
+      const pageNo = pages[2 * position + 1] ?? 0
+      const blob = this.#blobs.get(blobNo)
+      const error = this.#checkPage(blob, blobNo, pageNo)
+      if (blob === undefined || error !== undefined) {
+        this.#refuse(grant, toErrorRecord(error))
+        return true
+      }
+      const frame = this.#index.find(blobNo, pageNo)
+      const fill = this.#fills.at(frame)
+      if (frame < 0) {
+        absent.push({ blob, position })
+      } else if (fill === undefined) {
+        pin(this.#table, recordOf(frame))
+        grant.hold(position, frame)
+      } else {
+        fills.push({ fill, position, how: GRANTED.COALESCED })
+      }
+    }
+    if (absent.length > 0 && !mayTakeFrames) {
+      this.#unpin(grant)
+      return false
+    }
+    const begun: Fill[] = []
+    for (const { blob, position } of absent) {
+      const fill = this.#fills.begin(blob, pages[2 * position + 1] ?? 0, 'demand', grant.imageId)
+      if (fill === undefined) {
+        for (const other of begun) this.#fills.giveUp(other)
+        this.#unpin(grant)
+        return false
+      }
+      begun.push(fill)
+      fills.push({ fill, position, how: GRANTED.FILLED })
+    }
+    for (const { fill, position, how } of fills) {
+      grant.how[position] = how
+      fill.waiters.push({ grant, position })
+      if (how === GRANTED.COALESCED) this.#queue.promote(fill)
+    }
+    for (const fill of begun) this.#queue.push(fill)
+    if (grant.complete) this.#answer(grant)
+    return true
+  }
+
+  #checkPage(blob: BlobRecord | undefined, blobNo: number, pageNo: number): AppError | undefined {
+    if (blob === undefined || blob.dropped) return blobUnknown(blobNo)
+    if (blob.validLength(pageNo, this.#memory.frameSize) > 0) return undefined
+    const { digest, size } = blob.key
+    return new AppError(
+      'ERR_CACHE_RANGE',
+      `page ${pageNo} lies outside of blob ${digest} of ${size} bytes`,
+    )
+  }
+
+  #wait(grant: Grant): void {
+    if (this.#waiting.size >= this.#maxWaiting) {
+      count(this.#counters, CACHE_COUNTER.OVERLOADS)
+      const message = `all frames are pinned and ${this.#maxWaiting} reads wait for one already`
+      this.#refuse(grant, toErrorRecord(new AppError('ERR_CACHE_OVERLOADED', message)))
+      return
+    }
+    this.#waiting.add(grant)
+    this.#counters[CACHE_COUNTER.GRANTS_WAITING] = this.#waiting.size
+  }
+
+  /** In order of arrival, up to the first that still lacks frames. */
+  #admitWaiting(): void {
+    for (const grant of this.#waiting) {
+      if (!this.#admit(grant, true)) break
+      this.#waiting.delete(grant)
+    }
+    this.#counters[CACHE_COUNTER.GRANTS_WAITING] = this.#waiting.size
+  }
+
+  /** Brings in pages that nobody waits for, as long as there is room. */
+  #fetch({ type, imageId, pages }: FetchRequest): void {
+    const limit = Math.ceil(this.#memory.frames / BACKGROUND_PART)
+    for (let i = 0; i < pages.length; i += 2) {
+      const blobNo = pages[i] ?? 0
+      const pageNo = pages[i + 1] ?? 0
+      const blob = this.#blobs.get(blobNo)
+      if (blob === undefined || this.#checkPage(blob, blobNo, pageNo) !== undefined) continue
+      if (this.#index.find(blobNo, pageNo) >= 0) continue
+      const room = this.#waiting.size === 0 && this.#fills.background < limit
+      const fill = room ? this.#fills.begin(blob, pageNo, type, imageId) : undefined
+      if (fill === undefined) count(this.#counters, CACHE_COUNTER.BACKGROUND_DROPPED)
+      else this.#queue.push(fill)
+    }
+  }
+
+  #publish(fill: Fill): void {
+    this.#fills.publish(fill)
+    for (const { grant } of fill.waiters) {
+      if (!grant.answered && grant.complete) this.#answer(grant)
+    }
+  }
+
+  #fail(fill: Fill, error: ErrorRecord): void {
+    this.#fills.giveUp(fill)
+    this.#countError(error.code)
+    for (const { grant } of fill.waiters) {
+      if (!grant.answered) this.#refuse(grant, error)
+    }
+  }
+
+  /** The fills of an expired read go on: the page may be wanted again, and its thread cannot be stopped. */
+  #expire(now: number): void {
+    for (const grant of this.#grants) {
+      if (grant.deadlineMs > now) break
+      const what = this.#waiting.delete(grant)
+        ? 'no memory became free'
+        : 'the store did not answer'
+      const message = `a read of ${grant.frames.length} pages failed: ${what} within ${this.#fillTimeoutMs} ms`
+      this.#countError('ERR_CACHE_FILL_TIMEOUT')
+      this.#refuse(grant, toErrorRecord(new AppError('ERR_CACHE_FILL_TIMEOUT', message)))
+    }
+  }
+
+  #countError(code: string): void {
+    const known = (FILL_ERROR_CODES as readonly string[]).indexOf(code)
+    const column = known < 0 ? FILL_ERROR_CODES.length - 1 : known
+    count(this.#counters, CACHE_COUNTER.FILL_ERRORS + column)
+  }
+
+  #sweepDropped(blobNo: number): void {
+    let left = 0
+    for (let frame = 0; frame < this.#pool.used; frame++) {
+      if (this.#table[recordOf(frame) + FRAME.BLOB] !== blobNo) continue
+      if (!this.#pool.evict(frame, 'removed')) left++
+    }
+    if (left > 0) return
+    this.#drops.get(blobNo)?.()
+    this.#drops.delete(blobNo)
+    this.#queue.forget(blobNo)
+    this.#blobs.forget(blobNo)
+  }
+
+  #answer(grant: Grant): void {
+    this.#grants.delete(grant)
+    this.#readers[grant.reader]?.outbox.push(grant.answer())
+  }
+
+  #refuse(grant: Grant, error: ErrorRecord): void {
+    this.#unpin(grant)
+    this.#grants.delete(grant)
+    this.#readers[grant.reader]?.outbox.push(grant.refuse(error))
+  }
+
+  #unpin(grant: Grant): void {
+    for (const frame of grant.letGo()) unpin(this.#table, recordOf(frame))
+  }
+
+  #flush(): void {
+    this.#queue.dispatch()
+    for (const reader of this.#readers) {
+      if (reader.outbox.length === 0) continue
+      const answers = reader.outbox
+      reader.outbox = []
+      reader.post(answers)
+    }
+  }
+}
+
+function blobUnknown(blobNo: number): AppError {
+  return new AppError('ERR_CACHE_BLOB_UNKNOWN', `blob number ${blobNo} is not open in the cache`)
+}

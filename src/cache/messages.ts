@@ -1,0 +1,96 @@
+/**
+ * What the cache's threads say to each other. Every message is a batch: readers gather a tick's requests, the
+ * keeper answers at the end of each batch that it worked off. Page lists are plain arrays of numbers, which
+ * structured clone copies fastest.
+ */
+import type { ErrorRecord } from '../core/index.ts'
+import type { BlobKey, OpenedBlob } from './blob-table.ts'
+import type { EvictionReason } from './counters.ts'
+import type { AccountingTotals } from './epoch-ledger.ts'
+import type { ImageAccountingMemory } from './image-accounting.ts'
+
+/** blobNo, pageNo, blobNo, pageNo, …; no page twice. */
+export type PageList = readonly number[]
+
+/** Asks for all pages of a list, pinned, or an error. */
+export interface ReadRequest {
+  readonly type: 'read'
+  /** The reader's own number for it. */
+  readonly id: number
+  /** 0: none. */
+  readonly imageId: number
+  readonly pages: PageList
+}
+
+/** Asks that pages be brought in when there is room. Not answered. */
+export interface FetchRequest {
+  readonly type: 'readahead' | 'prefetch'
+  readonly imageId: number
+  readonly pages: PageList
+}
+
+export type ReaderRequest = ReadRequest | FetchRequest
+
+/** How the keeper came by a page. It leaves telling hits from shared hits to the reader. */
+export const GRANTED = { RESIDENT: 0, COALESCED: 1, FILLED: 2 } as const
+
+/** The frames of a ReadRequest's pages, in its order, each pinned once for the reader. */
+export interface ReadGrant {
+  readonly id: number
+  readonly frames: readonly number[]
+  /** GRANTED.x per page. */
+  readonly how: readonly number[]
+}
+
+export interface ReadRefusal {
+  readonly id: number
+  readonly error: ErrorRecord
+}
+
+export type ReaderAnswer = ReadGrant | ReadRefusal
+
+export interface FillerMessage {
+  /** Blobs that the fills name for the first time. */
+  readonly blobs: readonly (readonly [blobNo: number, key: BlobKey])[]
+  /** frame, blobNo, pageNo, valid bytes, … */
+  readonly fills: readonly number[]
+  /** Blobs that will not be named again. */
+  readonly forget: readonly number[]
+}
+
+export interface FillReport {
+  readonly frame: number
+  /** Absent: the page is in its frame and has its digest. */
+  readonly error?: ErrorRecord
+}
+
+/** What the keeper does for whoever holds a control port. */
+export interface KeeperCalls {
+  openBlobs(keys: readonly BlobKey[]): OpenedBlob[]
+  /** Resolves when none of its pages is in memory. */
+  dropBlob(blobNo: number): Promise<void>
+  registerImage(imageId: number, accounting: ImageAccountingMemory): void
+  unregisterImage(imageId: number): void
+  /** Evicts unpinned pages until at least `bytes` are free of pages; returns the bytes evicted. */
+  evict(reason: EvictionReason, bytes: number): number
+  resetEpoch(): AccountingTotals
+  accounting(): AccountingTotals
+  domains(): [domain: string, domainNo: number][]
+}
+
+export type KeeperCallName = keyof KeeperCalls
+
+export type ControlMessage =
+  | {
+      readonly type: 'call'
+      readonly id: number
+      readonly name: KeeperCallName
+      readonly args: readonly unknown[]
+    }
+  | { readonly type: 'connect'; readonly role: 'reader' | 'filler' | 'control' }
+
+export interface ControlAnswer {
+  readonly id: number
+  readonly result?: unknown
+  readonly error?: ErrorRecord
+}

@@ -1,0 +1,354 @@
+/**
+ * How a worker reads: pages in memory are pinned and used on the spot, without a promise, a thread or an
+ * allocation per page; for anything else it asks the keeper. One per thread. It decides nothing about the cache
+ * and never reads the store.
+ */
+import type { MessagePort } from 'node:worker_threads'
+
+import { AppError, counterRow } from '../core/index.ts'
+import type { Arena } from './arena.ts'
+import { pinPage, recordOf } from './frame-table.ts'
+import { KeeperPort } from './keeper-port.ts'
+import { CopiedLease, type Lease, PinnedLease } from './lease.ts'
+import { type CacheMemory, openCacheMemory } from './memory.ts'
+import { GRANTED } from './messages.ts'
+import type { PageIndex } from './page-index.ts'
+import { type Cursor, PagePlan, ZEROS } from './page-plan.ts'
+import { unpin } from './pin-protocol.ts'
+import { type ReadContext, ReadLedger } from './read-ledger.ts'
+import type { ReadaheadRange } from './readahead.ts'
+import type { RunList } from './run-list.ts'
+
+export interface PageReaderOptions {
+  readonly memory: CacheMemory
+  /** From `KeeperClient.connectReader`. */
+  readonly port: MessagePort
+  /** 0 to `threads` - 1 of `createCacheMemory`; one reader per row. */
+  readonly counterRow: number
+  /** Sequential readahead; on unless false. */
+  readonly readahead?: boolean
+}
+
+export interface ReadOptions {
+  readonly signal?: AbortSignal
+}
+
+/** Zeros are handed out from one buffer. Never written, so the kernel keeps no memory for it. */
+const ZERO_BYTES = 1_048_576
+const zeroes = Buffer.alloc(ZERO_BYTES)
+/** Plans kept for reuse; more are made while more reads wait. */
+const MAX_SPARE_PLANS = 64
+/** Pages of one prefetch message. */
+const PREFETCH_PAGES = 256
+
+export class PageReader {
+  /** Replies up to this size can be read whole; larger ones are streamed. */
+  readonly pinBudgetBytes: number
+  readonly #frameSize: number
+  readonly #budgetFrames: number
+  readonly #arena: Arena
+  readonly #table: Int32Array
+  readonly #index: PageIndex
+  readonly #ledger: ReadLedger
+  readonly #keeper: KeeperPort
+  readonly #readahead: boolean
+  readonly #plan = new PagePlan()
+  readonly #cursor: Cursor = { run: 0, done: 0 }
+  readonly #spare: PagePlan[] = []
+
+  constructor(options: PageReaderOptions) {
+    const { memory, port } = options
+    const { arena, table, index, control } = openCacheMemory(memory)
+    this.#frameSize = memory.frameSize
+    this.#budgetFrames = memory.pinBudgetFrames
+    // One frame less, so that a range of this size that starts inside a page fits as well.
+    this.pinBudgetBytes = (memory.pinBudgetFrames - 1) * memory.frameSize
+    this.#arena = arena
+    this.#table = table
+    this.#index = index
+    this.#ledger = new ReadLedger(
+      table,
+      control,
+      counterRow(memory.counters, options.counterRow + 1),
+    )
+    this.#keeper = new KeeperPort(port, table)
+    this.#readahead = options.readahead ?? true
+  }
+
+  /**
+   * Copies the reply to `target` if all its pages are in memory. False: nothing was counted; ask `read`.
+   * For small replies: below some 16 KiB a copy is cheaper than a lease.
+   */
+  copyInto(runs: RunList, context: ReadContext, target: Buffer, targetOffset: number): boolean {
+    const plan = this.#plan
+    this.#rewind()
+    plan.build(runs, this.#frameSize, Infinity, Infinity, this.#cursor)
+    if (!this.#pinAll(plan)) return false
+    this.#note(plan, undefined, context)
+    let to = targetOffset
+    for (let piece = 0; piece < plan.pieces; piece++) {
+      const length = plan.length(piece)
+      const position = plan.position(piece)
+      if (position === ZEROS) target.fill(0, to, to + length)
+      else this.#arena.copy(plan.frame(position), plan.start(piece), length, target, to)
+      to += length
+    }
+    this.#unpinAll(plan, plan.pages)
+    this.#advance(runs, context)
+    return true
+  }
+
+  /**
+   * The reply in frames, if all its pages are in memory and within the pin budget. Undefined: nothing is pinned
+   * or counted; ask `read`, or `stream` above the pin budget.
+   */
+  tryRead(runs: RunList, context: ReadContext): Lease | undefined {
+    const plan = this.#plan
+    this.#rewind()
+    if (!plan.build(runs, this.#frameSize, this.#budgetFrames, Infinity, this.#cursor))
+      return undefined
+    if (!this.#pinAll(plan)) return undefined
+    this.#note(plan, undefined, context)
+    this.#advance(runs, context)
+    return this.#lease(plan)
+  }
+
+  /**
+   * The reply, brought in as far as it is missing. A reply put together from more pages than the pin budget is
+   * copied piece by piece. The runs are not used after the call returns.
+   * @throws ERR_CACHE_RANGE above `pinBudgetBytes` or outside of a blob; ERR_ABORTED; ERR_CACHE_PAGE_CORRUPT,
+   * ERR_CACHE_FILL_FAILED, ERR_CACHE_FILL_TIMEOUT: nothing of the reply can be used; ERR_CACHE_OVERLOADED;
+   * ERR_CACHE_BLOB_UNKNOWN; ERR_CACHE_CLOSED
+   */
+  async read(runs: RunList, context: ReadContext, options: ReadOptions = {}): Promise<Lease> {
+    const plan = this.#takePlan()
+    const cursor = { run: 0, done: 0 }
+    if (plan.build(runs, this.#frameSize, this.#budgetFrames, Infinity, cursor)) {
+      const lease = this.#demand(plan, context, true, options.signal)
+      this.#advance(runs, context)
+      return lease
+    }
+    this.#returnPlan(plan)
+    if (runs.byteLength <= this.pinBudgetBytes) return this.#gather(runs, context, options)
+    const message = `a read of ${runs.byteLength} bytes is above the pin budget of ${this.pinBudgetBytes}`
+    throw new AppError('ERR_CACHE_RANGE', message)
+  }
+
+  /**
+   * A reply of any size in pieces. The first piece comes when every page of the reply has been filled and
+   * verified, so a reply that cannot be served fails before its header is sent; then pages that were evicted
+   * meanwhile are filled again, which can fail as `read` does. Holds nothing between pieces but what the
+   * consumer holds. The runs are not used after the call returns.
+   */
+  stream(runs: RunList, context: ReadContext, options: ReadOptions = {}): AsyncIterable<Lease> {
+    return this.#stream(runs.clone(), context, options)
+  }
+
+  /** Asks for pages to be brought in for the context's image when there is room. Nothing is counted or returned. */
+  prefetch(runs: RunList, context: ReadContext): void {
+    const plan = this.#takePlan()
+    const cursor = { run: 0, done: 0 }
+    let done: boolean
+    do {
+      done = plan.build(runs, this.#frameSize, PREFETCH_PAGES, Infinity, cursor)
+      const pages: number[] = []
+      for (let position = 0; position < plan.pages; position++) {
+        this.#pushAbsent(pages, plan.blobNo(position), plan.pageNo(position))
+      }
+      const { imageId } = context
+      if (pages.length > 0) this.#keeper.fetch({ type: 'prefetch', imageId, pages })
+    } while (!done)
+    this.#returnPlan(plan)
+  }
+
+  /** Reads under way fail with ERR_CACHE_CLOSED; leases stay valid. Resolves when no grant is on its way. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#keeper.close()
+  }
+
+  async *#stream(
+    runs: RunList,
+    context: ReadContext,
+    { signal }: ReadOptions,
+  ): AsyncGenerator<Lease, void, void> {
+    for (const counted of [true, false]) {
+      const cursor = { run: 0, done: 0 }
+      let done: boolean
+      do {
+        const plan = this.#takePlan()
+        done = plan.build(runs, this.#frameSize, this.#budgetFrames, this.pinBudgetBytes, cursor)
+        const lease = await this.#obtain(plan, context, counted, signal)
+        if (counted) lease.release()
+        else yield lease
+      } while (!done)
+    }
+  }
+
+  /** A lease from memory if it can be had, else from the keeper. Takes over the plan. */
+  async #obtain(
+    plan: PagePlan,
+    context: ReadContext,
+    counted: boolean,
+    signal: AbortSignal | undefined,
+  ): Promise<Lease> {
+    if (!this.#pinAll(plan)) return this.#demand(plan, context, counted, signal)
+    if (counted) this.#note(plan, undefined, context)
+    const lease = this.#lease(plan)
+    this.#returnPlan(plan)
+    return lease
+  }
+
+  /** Asks the keeper for every page of the plan, which it takes over. */
+  async #demand(
+    plan: PagePlan,
+    context: ReadContext,
+    counted: boolean,
+    signal: AbortSignal | undefined,
+  ): Promise<Lease> {
+    const pages: number[] = []
+    for (let position = 0; position < plan.pages; position++) {
+      pages.push(plan.blobNo(position), plan.pageNo(position))
+    }
+    try {
+      const { frames, how } = await this.#keeper.grant(pages, context.imageId, signal)
+      frames.forEach((frame, position) => plan.setFrame(position, frame))
+      if (counted) this.#note(plan, how, context)
+      return this.#lease(plan)
+    } finally {
+      this.#returnPlan(plan)
+    }
+  }
+
+  async #gather(runs: RunList, context: ReadContext, { signal }: ReadOptions): Promise<Lease> {
+    const own = runs.clone()
+    // Overwritten whole before it is handed out.
+    const bytes = Buffer.allocUnsafeSlow(own.byteLength)
+    const cursor = { run: 0, done: 0 }
+    let to = 0
+    let done: boolean
+    do {
+      const plan = this.#takePlan()
+      done = plan.build(own, this.#frameSize, this.#budgetFrames, Infinity, cursor)
+      using lease = await this.#obtain(plan, context, true, signal)
+      for (const part of lease.parts) {
+        bytes.set(part, to)
+        to += part.byteLength
+      }
+    } while (!done)
+    return new CopiedLease(bytes)
+  }
+
+  /** Pins every page of the plan, or none. */
+  #pinAll(plan: PagePlan): boolean {
+    for (let position = 0; position < plan.pages; position++) {
+      const blobNo = plan.blobNo(position)
+      const pageNo = plan.pageNo(position)
+      const frame = this.#index.find(blobNo, pageNo)
+      if (frame < 0 || !pinPage(this.#table, frame, blobNo, pageNo)) {
+        this.#unpinAll(plan, position)
+        return false
+      }
+      plan.setFrame(position, frame)
+    }
+    return true
+  }
+
+  #unpinAll(plan: PagePlan, count: number): void {
+    for (let position = 0; position < count; position++) {
+      unpin(this.#table, recordOf(plan.frame(position)))
+    }
+  }
+
+  /** Counts every page of a plan whose frames are pinned. */
+  #note(plan: PagePlan, how: readonly number[] | undefined, context: ReadContext): void {
+    for (let position = 0; position < plan.pages; position++) {
+      this.#ledger.use(
+        recordOf(plan.frame(position)),
+        how?.[position] ?? GRANTED.RESIDENT,
+        plan.ordinal(position),
+        plan.bytes(position),
+        context,
+      )
+    }
+    if (plan.zeroBytes > 0) this.#ledger.useZeros(plan.zeroBytes, context)
+  }
+
+  /** A lease on a plan whose frames are pinned. Pieces that lie behind each other in memory become one part. */
+  #lease(plan: PagePlan): Lease {
+    const parts: Uint8Array[] = []
+    let first = -1
+    let last = -1
+    let start = 0
+    let length = 0
+    for (let piece = 0; piece < plan.pieces; piece++) {
+      const position = plan.position(piece)
+      const pieceLength = plan.length(piece)
+      if (position === ZEROS) {
+        if (length > 0) parts.push(this.#arena.view(first, start, length))
+        length = 0
+        pushZeros(parts, pieceLength)
+        continue
+      }
+      const frame = plan.frame(position)
+      const pieceStart = plan.start(piece)
+      const end = start + length - (last - first) * this.#frameSize
+      const continues =
+        length > 0 &&
+        (frame === last
+          ? pieceStart === end
+          : pieceStart === 0 && end === this.#frameSize && this.#arena.adjacent(last, frame))
+      if (continues) {
+        length += pieceLength
+      } else {
+        if (length > 0) parts.push(this.#arena.view(first, start, length))
+        first = frame
+        start = pieceStart
+        length = pieceLength
+      }
+      last = frame
+    }
+    if (length > 0) parts.push(this.#arena.view(first, start, length))
+    const frames: number[] = []
+    for (let position = 0; position < plan.pages; position++) frames.push(plan.frame(position))
+    return new PinnedLease(parts, plan.byteLength, this.#table, frames, this.#frameSize)
+  }
+
+  /** Notes the request in its sequence, and asks for what should come next. */
+  #advance(runs: RunList, context: ReadContext): void {
+    if (!this.#readahead) return
+    const range = context.stream.advance(runs)
+    if (range !== undefined) this.#readAhead(range, context.imageId)
+  }
+
+  #readAhead({ blobNo, offset, length }: ReadaheadRange, imageId: number): void {
+    const pages: number[] = []
+    const end = offset + length
+    for (let at = Math.floor(offset / this.#frameSize); at * this.#frameSize < end; at++) {
+      this.#pushAbsent(pages, blobNo, at)
+    }
+    if (pages.length > 0) this.#keeper.fetch({ type: 'readahead', imageId, pages })
+  }
+
+  #pushAbsent(pages: number[], blobNo: number, pageNo: number): void {
+    if (this.#index.find(blobNo, pageNo) < 0) pages.push(blobNo, pageNo)
+  }
+
+  #rewind(): void {
+    this.#cursor.run = 0
+    this.#cursor.done = 0
+  }
+
+  #takePlan(): PagePlan {
+    return this.#spare.pop() ?? new PagePlan()
+  }
+
+  #returnPlan(plan: PagePlan): void {
+    if (this.#spare.length < MAX_SPARE_PLANS) this.#spare.push(plan)
+  }
+}
+
+function pushZeros(parts: Uint8Array[], length: number): void {
+  for (let left = length; left > 0; left -= ZERO_BYTES) {
+    parts.push(left >= ZERO_BYTES ? zeroes : zeroes.subarray(0, left))
+  }
+}

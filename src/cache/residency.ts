@@ -1,0 +1,26 @@
+/** What is in memory now, found by scanning the frame table: for reports, from any thread. */
+import { FRAME, recordOf } from './frame-table.ts'
+import type { CacheMemory } from './memory.ts'
+import { EVICTING, pinsOf } from './pin-protocol.ts'
+
+/** Whole frames that hold pages of each blob, in bytes. Pages being filled do not count. */
+export function residentBytesByBlob(memory: CacheMemory): Map<number, number> {
+  const table = new Int32Array(memory.table)
+  const bytes = new Map<number, number>()
+  for (let record = 0; record < table.length; record += recordOf(1)) {
+    const blobNo = table[record + FRAME.BLOB] ?? 0
+    if (blobNo === 0 || ((table[record] ?? 0) & EVICTING) !== 0) continue
+    bytes.set(blobNo, (bytes.get(blobNo) ?? 0) + memory.frameSize)
+  }
+  return bytes
+}
+
+/** Bytes of the frames that somebody holds pinned. Allocates nothing; 1 ms for a million frames or so. */
+export function pinnedBytes(memory: CacheMemory): number {
+  const table = new Int32Array(memory.table)
+  let frames = 0
+  for (let record = 0; record < table.length; record += recordOf(1)) {
+    if (pinsOf(table[record] ?? 0) > 0) frames++
+  }
+  return frames * memory.frameSize
+}
