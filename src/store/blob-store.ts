@@ -1,0 +1,211 @@
+/**
+ * The blobs of one domain: written, listed, looked at, deleted, always as a pair of bytes and index.
+ * The index is published before the blob and deleted after it, so that a blob that can be seen has one.
+ * Page reads are local-page-source.ts.
+ */
+import type { Digest } from '../core/index.ts'
+import { AppError } from '../core/index.ts'
+import { BlobIndex } from './blob-index.ts'
+import { BlobSink } from './blob-sink.ts'
+import type { StoredBlob } from './blob-writer.ts'
+import { BlobWriter, writeBlobIndex } from './blob-writer.ts'
+import { corrupt, errnoOf, readError } from './errors.ts'
+import { INDEX_SUFFIX, blobIndexKey, blobKey, blobsPrefix, digestOfKey } from './layout.ts'
+import { stagingName } from './local-engine.ts'
+import type { ListOptions, StorageEngine } from './storage-engine.ts'
+import * as fs from 'node:fs'
+
+export interface BlobHead {
+  readonly digest: Digest
+  /** Bytes. */
+  readonly size: number
+}
+
+export interface PutBlobOptions {
+  /** What the bytes must hash to. */
+  readonly digest?: Digest
+  /** How many bytes there must be. */
+  readonly size?: number
+  readonly signal?: AbortSignal
+}
+
+export class BlobStore {
+  readonly #engine: StorageEngine
+  readonly #domain: string
+
+  constructor(engine: StorageEngine, domain: string) {
+    this.#engine = engine
+    this.#domain = domain
+  }
+
+  /** Starts a new blob in the uploads folder. Synchronous inside: for the import process. */
+  async createWriter(): Promise<BlobWriter> {
+    return new BlobWriter(await this.#stagingPath(), (digest, blobPath, indexPath) =>
+      this.#publish(digest, blobPath, indexPath),
+    )
+  }
+
+  /**
+   * Stores uploaded bytes as a blob without chunks. Synchronous inside: for the import process.
+   *
+   * @throws ERR_STORE_DIGEST_MISMATCH, ERR_INVALID_ARGUMENT (no bytes), ERR_STORE_FULL,
+   *   ERR_STORE_WRITE_FAILED, ERR_ABORTED: nothing is left behind
+   */
+  async putStream(
+    source: AsyncIterable<Uint8Array>,
+    options: PutBlobOptions = {},
+  ): Promise<StoredBlob> {
+    const path = await this.#stagingPath()
+    const indexPath = path + INDEX_SUFFIX
+    using sink = new BlobSink(path)
+    try {
+      for await (const piece of source) {
+        if (options.signal?.aborted === true) {
+          throw new AppError('ERR_ABORTED', 'the upload was cancelled')
+        }
+        sink.write(piece)
+        if (sink.size > (options.size ?? Infinity)) throw sizeMismatch(options.size, sink.size)
+      }
+      const size = sink.size
+      if (size === 0) throw new AppError('ERR_INVALID_ARGUMENT', 'a blob of 0 bytes is not stored')
+      if (options.size !== undefined && options.size !== size) {
+        throw sizeMismatch(options.size, size)
+      }
+      const { digest, pageDigests } = sink.finish()
+      if (options.digest !== undefined && options.digest !== digest) {
+        throw new AppError(
+          'ERR_STORE_DIGEST_MISMATCH',
+          `the uploaded bytes are ${digest}, expected ${options.digest}`,
+        )
+      }
+      const blob = { digest, size, region1Length: size, chunkCount: 0 }
+      writeBlobIndex(indexPath, blob, pageDigests, [])
+      const outcome = await this.#publish(digest, path, indexPath)
+      return { ...blob, created: outcome === 'created' }
+    } finally {
+      fs.rmSync(indexPath, { force: true })
+    }
+  }
+
+  async head(digest: Digest): Promise<BlobHead | undefined> {
+    const head = await this.#engine.head(blobKey(this.#domain, digest))
+    return head === undefined ? undefined : { digest, size: head.size }
+  }
+
+  /**
+   * The index of a blob that is there.
+   *
+   * @throws ERR_STORE_BLOB_MISSING, ERR_STORE_CORRUPT (also for a blob without an index, which only
+   *   damage from outside makes: `rebuildIndex`), ERR_STORE_READ_FAILED
+   */
+  async openIndex(digest: Digest): Promise<BlobIndex> {
+    const head = await this.head(digest)
+    if (head === undefined) throw missingBlob(digest, this.#domain)
+    const key = blobIndexKey(this.#domain, digest)
+    const index = await BlobIndex.open(this.#engine, key, digest)
+    if (index === undefined) throw corrupt(`blob ${digest}`, 'it has no index file')
+    if (index.header.size !== head.size) {
+      throw corrupt(`blob ${digest}`, `${head.size} bytes, expected ${index.header.size}`)
+    }
+    return index
+  }
+
+  /** Blobs in the order of their digests. */
+  async *list(options: { after?: Digest; pageSize?: number } = {}): AsyncGenerator<BlobHead[]> {
+    const listOptions: ListOptions = {
+      ...(options.after === undefined ? {} : { after: this.#endOf(options.after) }),
+      ...(options.pageSize === undefined ? {} : { pageSize: options.pageSize }),
+    }
+    for await (const page of this.#engine.list(blobsPrefix(this.#domain), listOptions)) {
+      const blobs: BlobHead[] = []
+      for (const { key, size } of page) {
+        const digest = digestOfKey(key)
+        if (digest !== undefined) blobs.push({ digest, size })
+      }
+      if (blobs.length > 0) yield blobs
+    }
+  }
+
+  /** Removes blob and index. Whether anybody still uses it is for the caller to know. */
+  async delete(digest: Digest): Promise<boolean> {
+    const existed = await this.#engine.delete(blobKey(this.#domain, digest))
+    await this.#engine.delete(blobIndexKey(this.#domain, digest))
+    return existed
+  }
+
+  /**
+   * Makes a new index (page digests, no chunks) for a blob whose own is lost or damaged, after checking
+   * the blob's bytes against its name. For the import process.
+   *
+   * @throws ERR_STORE_BLOB_MISSING, ERR_STORE_CORRUPT when the bytes are not those of the digest
+   */
+  async rebuildIndex(digest: Digest): Promise<void> {
+    const path = this.#engine.localPath(blobKey(this.#domain, digest))
+    if (path === undefined || (await this.head(digest)) === undefined) {
+      throw missingBlob(digest, this.#domain)
+    }
+    // The bytes go through the sink into a second copy, which is dropped.
+    const staged = await this.#stagingPath()
+    const indexPath = staged + INDEX_SUFFIX
+    using sink = new BlobSink(staged)
+    try {
+      for await (const piece of fs.createReadStream(path)) sink.write(piece as Buffer)
+      const size = sink.size
+      const found = sink.finish()
+      if (found.digest !== digest) throw corrupt(`blob ${digest}`, `its bytes are ${found.digest}`)
+      const blob = { digest, size, region1Length: size, chunkCount: 0 }
+      writeBlobIndex(indexPath, blob, found.pageDigests, [])
+      await this.#putIndex(digest, indexPath)
+    } catch (error) {
+      throw errnoOf(error) === undefined ? error : readError(error, path)
+    } finally {
+      fs.rmSync(indexPath, { force: true })
+    }
+  }
+
+  async #publish(
+    digest: Digest,
+    blobPath: string,
+    indexPath: string,
+  ): Promise<'created' | 'present'> {
+    await this.#putIndex(digest, indexPath)
+    return await this.#engine.put(blobKey(this.#domain, digest), { path: blobPath })
+  }
+
+  /** An index that is there stays if it is whole: the same blob may have been stored with other chunks. */
+  async #putIndex(digest: Digest, indexPath: string): Promise<void> {
+    const key = blobIndexKey(this.#domain, digest)
+    try {
+      const present = await BlobIndex.open(this.#engine, key, digest)
+      if (present !== undefined) {
+        await present.verify()
+        return
+      }
+    } catch (error) {
+      if (!(error instanceof AppError) || error.code !== 'ERR_STORE_CORRUPT') throw error
+      await this.#engine.delete(key)
+    }
+    await this.#engine.put(key, { path: indexPath })
+  }
+
+  async #stagingPath(): Promise<string> {
+    const folder = await this.#engine.stagingFolder(`${blobsPrefix(this.#domain)}new`)
+    return `${folder}/${stagingName()}`
+  }
+
+  /** A key that sorts after the blob's own and its index. */
+  #endOf(digest: Digest): string {
+    return blobIndexKey(this.#domain, digest)
+  }
+}
+
+export function missingBlob(digest: Digest, domain: string): AppError {
+  return new AppError('ERR_STORE_BLOB_MISSING', `domain ${domain} has no blob ${digest}`)
+}
+
+function sizeMismatch(expected: number | undefined, found: number): AppError {
+  return new AppError(
+    'ERR_STORE_DIGEST_MISMATCH',
+    `the upload has ${found} bytes or more, expected ${expected}`,
+  )
+}

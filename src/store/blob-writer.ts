@@ -1,0 +1,237 @@
+/**
+ * Writes one new blob: whole blocks into region 1, everything shorter packed into region 2, the chunks
+ * that it holds into its index. Nothing is visible before `finish` resolves; nothing is left when it does
+ * not. Which bytes belong into a blob is decided by import. Synchronous but for the ends: for the import
+ * process.
+ */
+import { createHash } from 'node:crypto'
+import * as fs from 'node:fs'
+
+import type { Digest } from '../core/index.ts'
+import { BLOB_INDEX, encodeBlobIndexHeader } from './blob-index-codec.ts'
+import { BlobSink } from './blob-sink.ts'
+import type { ChunkRecord } from './chunk-record.ts'
+import {
+  CHUNK_ENTRY,
+  CHUNK_ENTRY_BYTES,
+  checkChunkInside,
+  decodeChunkEntry,
+  writeSafeU64,
+} from './chunk-record.ts'
+import { STORE_BLOCK_BYTES } from './layout.ts'
+import { PendingChunks } from './pending-chunks.ts'
+import type { SortedCursor } from './sorted-records.ts'
+import { mergeSorted } from './sorted-records.ts'
+import { SpoolFile } from './spool-file.ts'
+
+export interface StoredBlob {
+  readonly digest: Digest
+  /** Bytes. */
+  readonly size: number
+  /** Bytes of region 1: where region 2 starts. */
+  readonly region1Length: number
+  readonly chunkCount: number
+  /** False when the domain had these very bytes already. */
+  readonly created: boolean
+}
+
+/** A chunk of the blob being written; `restOffset` counts from the start of region 2, whose place is not known yet. */
+export type PendingChunk = ChunkRecord
+
+/** Makes the two staged files visible, index first. */
+export type PublishBlob = (
+  digest: Digest,
+  blobPath: string,
+  indexPath: string,
+) => Promise<'created' | 'present'>
+
+export class BlobWriter implements AsyncDisposable {
+  readonly #sink: BlobSink
+  readonly #packed: SpoolFile
+  readonly #chunks: PendingChunks
+  readonly #publish: PublishBlob
+  #state: 'open' | 'finished' | 'aborted' = 'open'
+
+  /** @param path prefix of the staged files, in the domain's uploads folder */
+  constructor(path: string, publish: PublishBlob, tableEntries?: number) {
+    this.#publish = publish
+    this.#sink = new BlobSink(path)
+    try {
+      this.#packed = new SpoolFile(`${path}.packed`)
+    } catch (error) {
+      this.#sink[Symbol.dispose]()
+      throw error
+    }
+    this.#chunks = new PendingChunks(path, tableEntries)
+  }
+
+  /** Bytes in region 1 so far. */
+  get blockBytes(): number {
+    return this.#sink.size
+  }
+
+  /** Bytes in region 2 so far. */
+  get packedBytes(): number {
+    return this.#packed.length
+  }
+
+  get chunkCount(): number {
+    return this.#chunks.count
+  }
+
+  /**
+   * Appends whole blocks to region 1; the bytes are copied.
+   *
+   * @returns their offset in the blob
+   * @throws ERR_STORE_FULL, ERR_STORE_WRITE_FAILED: everything staged is removed; RangeError unless the
+   *   length is a multiple of 4 KiB
+   */
+  appendBlocks(bytes: Uint8Array): number {
+    if (bytes.byteLength % STORE_BLOCK_BYTES !== 0) {
+      throw new RangeError(`${bytes.byteLength} bytes are not whole blocks`)
+    }
+    return this.#orAbort(() => {
+      const offset = this.#sink.size
+      this.#sink.write(bytes)
+      return offset
+    })
+  }
+
+  /** Appends to region 2; the bytes are copied. @returns their offset in region 2. Errors as `appendBlocks`. */
+  appendPacked(bytes: Uint8Array): number {
+    return this.#orAbort(() => {
+      const offset = this.#packed.length
+      this.#packed.append(bytes)
+      return offset
+    })
+  }
+
+  /**
+   * Records a chunk whose bytes were appended. `rawDigest` is its sha256. Errors as `appendBlocks`.
+   *
+   * @returns false when the blob has a chunk of this digest already: the first record stays
+   */
+  addChunk(rawDigest: Buffer, chunk: PendingChunk): boolean {
+    const { length, wholeLength, restOffset } = chunk
+    const shifted = length > wholeLength ? restOffset + this.blockBytes : restOffset
+    checkChunkInside(
+      { ...chunk, restOffset: shifted },
+      this.blockBytes,
+      this.blockBytes + this.packedBytes,
+      'the blob being written',
+    )
+    return this.#orAbort(() => this.#chunks.add(rawDigest, chunk))
+  }
+
+  /** The chunk of this digest and length if this blob holds it already. */
+  findChunk(rawDigest: Buffer, length: number): PendingChunk | undefined {
+    this.#checkOpen()
+    const found = this.#chunks.find(rawDigest)
+    return found?.length === length ? found : undefined
+  }
+
+  /**
+   * Completes the blob and makes it durable and visible.
+   *
+   * @returns undefined when nothing was appended: an empty blob is never stored
+   * @throws ERR_STORE_FULL, ERR_STORE_WRITE_FAILED
+   */
+  async finish(): Promise<StoredBlob | undefined> {
+    const staged = this.#orAbort(() => this.#complete())
+    this.#state = 'finished'
+    try {
+      if (staged === undefined) return undefined
+      const { indexPath, ...blob } = staged
+      const outcome = await this.#publish(blob.digest, this.#sink.path, indexPath)
+      return { ...blob, created: outcome === 'created' }
+    } finally {
+      if (staged !== undefined) fs.rmSync(staged.indexPath, { force: true })
+      this.#clean()
+    }
+  }
+
+  /** Removes everything staged. Harmless after `finish`. */
+  abort(): void {
+    if (this.#state !== 'open') return
+    this.#state = 'aborted'
+    this.#clean()
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    this.abort()
+    return Promise.resolve()
+  }
+
+  #complete() {
+    const region1Length = this.#sink.size
+    this.#packed.read(0, (piece) => this.#sink.write(piece))
+    const size = this.#sink.size
+    const { digest, pageDigests } = this.#sink.finish()
+    if (size === 0) return undefined
+    const indexPath = `${this.#sink.path}.idx`
+    const chunkCount = this.#chunks.count
+    const blob = { digest, size, region1Length, chunkCount }
+    writeBlobIndex(indexPath, blob, pageDigests, this.#chunks.cursors())
+    return { ...blob, indexPath }
+  }
+
+  #orAbort<T>(action: () => T): T {
+    this.#checkOpen()
+    try {
+      return action()
+    } catch (error) {
+      this.abort()
+      throw error
+    }
+  }
+
+  #checkOpen(): void {
+    if (this.#state !== 'open') throw new TypeError(`the blob writer is ${this.#state}`)
+  }
+
+  #clean(): void {
+    this.#sink[Symbol.dispose]()
+    this.#packed[Symbol.dispose]()
+    this.#chunks[Symbol.dispose]()
+  }
+}
+
+/**
+ * Writes a blob's index file. Chunk entries come with `restOffset` relative to region 2.
+ *
+ * @throws ERR_STORE_FULL, ERR_STORE_WRITE_FAILED: the file is removed
+ */
+export function writeBlobIndex(
+  path: string,
+  blob: { digest: Digest; size: number; region1Length: number; chunkCount: number },
+  pageDigests: SpoolFile,
+  chunks: readonly SortedCursor[],
+): void {
+  const file = new SpoolFile(path)
+  try {
+    const digest = createHash('sha256')
+    const header = encodeBlobIndexHeader({ ...blob, blob: blob.digest })
+    const append = (bytes: Uint8Array): void => {
+      digest.update(bytes)
+      file.append(bytes)
+    }
+    file.append(header.subarray(0, BLOB_INDEX.magic))
+    append(header.subarray(BLOB_INDEX.magic))
+    pageDigests.read(0, append)
+    const entry = Buffer.allocUnsafe(CHUNK_ENTRY_BYTES)
+    mergeSorted(chunks, (bytes, at) => {
+      bytes.copy(entry, 0, at, at + CHUNK_ENTRY_BYTES)
+      const { length, wholeLength, restOffset } = decodeChunkEntry(entry, 0)
+      if (length > wholeLength) {
+        writeSafeU64(entry, CHUNK_ENTRY.restOffset, restOffset + blob.region1Length)
+      }
+      append(entry)
+    })
+    file.flush()
+    file.overwrite(digest.digest(), BLOB_INDEX.digest)
+    file.close()
+  } catch (error) {
+    file[Symbol.dispose]()
+    throw error
+  }
+}

@@ -1,0 +1,84 @@
+/** Everything that is stored of one domain, by kind. Nothing here reaches another domain. */
+import * as path from 'node:path'
+
+import type { Digest } from '../core/index.ts'
+import { BlobStore } from './blob-store.ts'
+import { ChunkIndex } from './chunk-index.ts'
+import { corrupt } from './errors.ts'
+import { DOMAINS, INDEX, blobIndexKey, blobsPrefix, domainPrefix } from './layout.ts'
+import { stagingName } from './local-engine.ts'
+import { ManifestStore } from './manifest-store.ts'
+import { MapStore } from './map-store.ts'
+import { RefStore } from './ref-store.ts'
+import type { SpaceLedger } from './space-ledger.ts'
+import { StagedUpload } from './staged-upload.ts'
+import type { StorageEngine } from './storage-engine.ts'
+import type { StoreLogger } from './store-logger.ts'
+
+export interface DomainStoreOptions {
+  readonly engine: StorageEngine
+  readonly dataDir: string
+  readonly space: SpaceLedger
+  readonly logger: StoreLogger
+}
+
+export class DomainStore {
+  readonly name: string
+  readonly blobs: BlobStore
+  readonly maps: MapStore
+  readonly manifests: ManifestStore
+  readonly refs: RefStore
+  readonly #options: DomainStoreOptions
+
+  /** @throws ERR_STORE_KEY_INVALID when `name` is no domain */
+  constructor(name: string, options: DomainStoreOptions) {
+    domainPrefix(name)
+    const { engine, logger } = options
+    this.name = name
+    this.blobs = new BlobStore(engine, name)
+    this.maps = new MapStore(engine, name, logger)
+    this.manifests = new ManifestStore(engine, name)
+    this.refs = new RefStore(engine, name, logger)
+    this.#options = options
+  }
+
+  /** Opens the domain's chunk index and brings it up to date. For the import process; dispose of it. Errors as `ChunkIndex.open`. */
+  async chunkIndex(): Promise<ChunkIndex> {
+    const { engine, dataDir, logger } = this.#options
+    return await ChunkIndex.open({
+      folder: path.join(dataDir, DOMAINS, this.name, INDEX),
+      logger,
+      sources: {
+        blobs: () => this.#blobDigests(),
+        indexPath: (blob) => {
+          const file = engine.localPath(blobIndexKey(this.name, blob))
+          if (file === undefined) throw corrupt(`blob ${blob}`, 'its index is not on this machine')
+          return file
+        },
+      },
+    })
+  }
+
+  /**
+   * Sets space aside and opens a file for an upload. Dispose of it when the import is done.
+   *
+   * @param bytes announced size: more is refused
+   * @throws ERR_STORE_FULL before anything is received
+   */
+  async stageUpload(bytes: number): Promise<StagedUpload> {
+    const { engine, space } = this.#options
+    const release = await space.promise(bytes)
+    let folder: string
+    try {
+      folder = await engine.stagingFolder(`${blobsPrefix(this.name)}upload`)
+    } catch (error) {
+      release()
+      throw error
+    }
+    return await StagedUpload.create(path.join(folder, stagingName()), bytes, release)
+  }
+
+  async *#blobDigests(): AsyncGenerator<Digest> {
+    for await (const page of this.blobs.list()) for (const { digest } of page) yield digest
+  }
+}
