@@ -51,27 +51,29 @@ export class NbdOpenError extends NbdError {
  * NBD proto: "Error values": everything outside of the list is mapped to the nearest in it. Keys are the
  * `code` of Node's system errors.
  */
-const ERRNO_OF_CODE: Readonly<Record<string, NbdErrno>> = {
-  EPERM: 'EPERM',
-  EACCES: 'EPERM',
-  EROFS: 'EPERM',
-  EIO: 'EIO',
-  ENOMEM: 'ENOMEM',
-  EINVAL: 'EINVAL',
-  ERR_OUT_OF_RANGE: 'EINVAL',
-  ENOSPC: 'ENOSPC',
-  EDQUOT: 'ENOSPC',
-  EFBIG: 'ENOSPC',
-  EOVERFLOW: 'EOVERFLOW',
-  ENOTSUP: 'ENOTSUP',
-  EOPNOTSUPP: 'ENOTSUP',
-  ENOSYS: 'ENOTSUP',
-}
+const ERRNO_OF_CODE: ReadonlyMap<unknown, NbdErrno> = new Map(
+  Object.entries({
+    EPERM: 'EPERM',
+    EACCES: 'EPERM',
+    EROFS: 'EPERM',
+    EIO: 'EIO',
+    ENOMEM: 'ENOMEM',
+    EINVAL: 'EINVAL',
+    ERR_OUT_OF_RANGE: 'EINVAL',
+    ENOSPC: 'ENOSPC',
+    EDQUOT: 'ENOSPC',
+    EFBIG: 'ENOSPC',
+    EOVERFLOW: 'EOVERFLOW',
+    ENOTSUP: 'ENOTSUP',
+    EOPNOTSUPP: 'ENOTSUP',
+    ENOSYS: 'ENOTSUP',
+  } as const),
+)
 
 /** The NBD error value of whatever an export threw. Unknown causes are EIO. */
 export function toNbdErrno(error: unknown): NbdErrno {
   if (typeof error !== 'object' || error === null || !('code' in error)) return 'EIO'
-  return (typeof error.code === 'string' ? ERRNO_OF_CODE[error.code] : undefined) ?? 'EIO'
+  return ERRNO_OF_CODE.get(error.code) ?? 'EIO'
 }
 
 /** The message of whatever was thrown. */
