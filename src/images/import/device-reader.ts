@@ -1,0 +1,171 @@
+/**
+ * The bytes of the devices that are imported, laid one after the other in one space of import addresses
+ * and read in large pieces. Runs in the import process, where synchronous reads are the fastest ones. What
+ * the bytes mean is not known here.
+ */
+import { createHash } from 'node:crypto'
+import { closeSync, fstatSync, openSync, readSync } from 'node:fs'
+
+import type { ByteSource, Digest } from '../../core/index.ts'
+import { checkRange, KIB, MIB } from '../../core/index.ts'
+import { imageError } from '../errors.ts'
+import type { DeviceSpan } from './metadata-cuts.ts'
+import { FIXED_PIECE_BYTES } from './metadata-cuts.ts'
+
+/** Large enough that the cost of a system call does not show, small enough to stay in the L2/L3 cache. */
+const DATA_WINDOW_BYTES = MIB
+/** Tails and records lie close together: a window of their own keeps the data window in place. */
+const SMALL_WINDOW_BYTES = 256 * KIB
+const SMALL_READ_BYTES = 4 * KIB
+
+interface OpenDevice extends DeviceSpan {
+  readonly fd: number
+  readonly path: string
+}
+
+interface Window {
+  readonly bytes: Buffer
+  /** Import address of its first byte. */
+  start: number
+  length: number
+}
+
+export class DeviceReader implements Disposable {
+  readonly devices: readonly DeviceSpan[]
+  readonly #open: readonly OpenDevice[]
+  readonly #data: Window = newWindow(DATA_WINDOW_BYTES)
+  readonly #small: Window = newWindow(SMALL_WINDOW_BYTES)
+
+  private constructor(open: readonly OpenDevice[]) {
+    this.#open = open
+    this.devices = open
+  }
+
+  /** @throws ERR_IMPORT_SOURCE, ERR_IMPORT_EMPTY */
+  static open(paths: readonly string[]): DeviceReader {
+    const open: OpenDevice[] = []
+    try {
+      let base = 0
+      for (const path of paths) {
+        const fd = openDevice(path)
+        open.push({ fd, path, base, size: fstatSync(fd).size })
+        const size = open.at(-1)?.size ?? 0
+        if (size === 0)
+          throw imageError('ERR_IMPORT_EMPTY', `device ${open.length - 1} has no bytes`)
+        base += Math.ceil(size / FIXED_PIECE_BYTES) * FIXED_PIECE_BYTES
+      }
+      return new DeviceReader(open)
+    } catch (error) {
+      for (const device of open) closeSync(device.fd)
+      throw error
+    }
+  }
+
+  /** Bytes of all devices. */
+  get totalSize(): number {
+    return this.#open.reduce((sum, device) => sum + device.size, 0)
+  }
+
+  /** sha256 of a device. `onBytes` is called with the bytes done since its last call. */
+  digest(index: number, onBytes: (bytes: number) => void): Digest {
+    const device = this.#device(index)
+    const hasher = createHash('sha256')
+    const buffer = Buffer.allocUnsafe(DATA_WINDOW_BYTES) // overwritten by every read before it is used
+    for (let at = 0; at < device.size;) {
+      const length = Math.min(buffer.length, device.size - at)
+      readFully(device, buffer.subarray(0, length), at)
+      hasher.update(buffer.subarray(0, length))
+      at += length
+      onBytes(length)
+    }
+    return `sha256:${hasher.digest('hex')}`
+  }
+
+  /** The bytes at an import address, in memory that the next call may overwrite. At most 1 MiB, inside one device. */
+  view(address: number, length: number): Buffer {
+    if (length > DATA_WINDOW_BYTES) throw new RangeError(`view of ${length} bytes`)
+    for (const window of [this.#data, this.#small]) {
+      const offset = address - window.start
+      if (offset >= 0 && offset + length <= window.length) {
+        return window.bytes.subarray(offset, offset + length)
+      }
+    }
+    const window = length <= SMALL_READ_BYTES ? this.#small : this.#data
+    this.#fill(window, address, length)
+    return window.bytes.subarray(0, length)
+  }
+
+  /** Copies the bytes at an import address. */
+  copy(address: number, target: Buffer): void {
+    this.view(address, target.length).copy(target)
+  }
+
+  /** A device as the EROFS reader wants it; the reader brings its own windows where it reads much. */
+  source(index: number): ByteSource {
+    const device = this.#device(index)
+    return {
+      size: device.size,
+      read(offset, length) {
+        checkRange(device.size, offset, length)
+        const bytes = Buffer.allocUnsafeSlow(length) // overwritten by the read
+        readFully(device, bytes, offset)
+        return Promise.resolve(bytes)
+      },
+    }
+  }
+
+  [Symbol.dispose](): void {
+    for (const device of this.#open) closeSync(device.fd)
+  }
+
+  #fill(window: Window, address: number, length: number): void {
+    const device = this.#open.findLast((one) => one.base <= address)
+    const offset = address - (device?.base ?? 0)
+    if (device === undefined || offset + length > device.size) {
+      throw new RangeError(`import address ${address}+${length} is on no device`)
+    }
+    window.length = 0
+    const filled = Math.min(window.bytes.length, device.size - offset)
+    readFully(device, window.bytes.subarray(0, filled), offset)
+    window.start = address
+    window.length = filled
+  }
+
+  #device(index: number): OpenDevice {
+    const device = this.#open[index]
+    if (device === undefined) throw new RangeError(`device ${index}`)
+    return device
+  }
+}
+
+function newWindow(size: number): Window {
+  return { bytes: Buffer.allocUnsafeSlow(size), start: 0, length: 0 }
+}
+
+function openDevice(path: string): number {
+  try {
+    return openSync(path, 'r')
+  } catch (error) {
+    throw imageError('ERR_IMPORT_SOURCE', `cannot open the bytes to import`, { cause: error })
+  }
+}
+
+function readFully(device: OpenDevice, target: Buffer, position: number): void {
+  for (let done = 0; done < target.length;) {
+    let read: number
+    try {
+      read = readSync(device.fd, target, done, target.length - done, position + done)
+    } catch (error) {
+      throw imageError('ERR_IMPORT_SOURCE', `cannot read byte ${position + done} to import`, {
+        cause: error,
+      })
+    }
+    if (read === 0) {
+      throw imageError(
+        'ERR_IMPORT_SOURCE',
+        `the bytes to import end at ${position + done}, expected ${device.size}`,
+      )
+    }
+    done += read
+  }
+}
