@@ -45,9 +45,9 @@ export const DOMAIN_COUNTER = {
 export const DOMAIN_COLUMNS = 7
 
 let next = 0
-function columns(count: number): number {
+function columns(width: number): number {
   const first = next
-  next += count
+  next += width
   return first
 }
 

@@ -18,9 +18,14 @@ export const EVICTING = 1 << 30
  * been given to another page since it was looked up, so the caller has to compare the key again.
  */
 export function pin(words: Int32Array, at: number): boolean {
-  if ((Atomics.add(words, at, 1) & EVICTING) === 0) return true
-  Atomics.sub(words, at, 1)
+  if (addPin(words, at)) return true
+  unpin(words, at)
   return false
+}
+
+/** The first step of `pin`, which leaves a pin even when it says false. */
+export function addPin(words: Int32Array, at: number): boolean {
+  return (Atomics.add(words, at, 1) & EVICTING) === 0
 }
 
 export function unpin(words: Int32Array, at: number): void {
