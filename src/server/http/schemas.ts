@@ -122,6 +122,18 @@ export const Job = Type.Object(
   { $id: 'Job' },
 )
 
+export const JobList = Type.Object({ jobs: Type.Array(Job) })
+export const DomainList = Type.Object({ domains: Type.Array(Type.String()) })
+export const BlobStored = Type.Object({
+  digest: DigestString,
+  sizeBytes: Bytes('size of the blob'),
+  created: Type.Boolean({ description: 'false: the domain held it already' }),
+})
+export const TagRequest = Type.Object(
+  { from: Type.String({ description: 'DOMAIN/NAME[:TAG] or DOMAIN/NAME@sha256:HEX' }) },
+  { additionalProperties: false },
+)
+
 export const SharingRow = Type.Object({
   ref: Type.String(),
   domain: Type.String(),

@@ -1,0 +1,191 @@
+/**
+ * Puts the HTTP front end together: one Fastify instance with its limits, hooks and routes, each registered
+ * by name. It starts nothing: whoever calls `listen` on the result decides where it is reachable.
+ */
+import { randomBytes } from 'node:crypto'
+import type { IncomingMessage, ServerResponse } from 'node:http'
+import type { Socket } from 'node:net'
+
+import websocket from '@fastify/websocket'
+import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
+import fastify, { LogController } from 'fastify'
+import type { FastifyReply, FastifyRequest } from 'fastify'
+
+import { AppError } from '../../core/index.ts'
+import { loadDashboard } from '../../dashboard/index.ts'
+import { writeClientError } from './client-error.ts'
+import type { App, AppDeps, HttpContext } from './context.ts'
+import { HttpCounters } from './counters.ts'
+import { routeUrl } from './data-target.ts'
+import { EventHub } from './event-hub.ts'
+import { expectContinue, sendContinue } from './expect-continue.ts'
+import {
+  CONNECTION_TIMEOUT_MS,
+  HEADERS_TIMEOUT_MS,
+  JSON_BODY_TIMEOUT_MS,
+  KEEP_ALIVE_TIMEOUT_MS,
+  MAX_HEADER_BYTES,
+  MAX_JSON_BODY_BYTES,
+  MAX_PARAM_LENGTH,
+  REQUEST_TIMEOUT_MS,
+} from './limits.ts'
+import { MethodTable } from './methods.ts'
+import { RouteRecorder } from './openapi.ts'
+import { problemResponse } from './problem.ts'
+import { registerDataRoutes } from './routes/data.ts'
+import { registerDocumentRoutes } from './routes/documents.ts'
+import { registerEventRoutes } from './routes/events.ts'
+import { registerHealthRoutes } from './routes/health.ts'
+import { registerImageRoutes } from './routes/images.ts'
+import { registerOverviewRoutes } from './routes/overview.ts'
+import { registerReportRoutes } from './routes/reports.ts'
+import { registerUploadRoutes } from './routes/uploads.ts'
+import { refuseCrossSite } from './same-origin.ts'
+import { sendProblem } from './send-problem.ts'
+
+/** The application, ready for `listen` (which passes `reusePort` on) or `inject`. */
+export async function buildApp(deps: AppDeps): Promise<App> {
+  const app = createInstance(deps)
+  const context: HttpContext = {
+    ...deps,
+    counters: new HttpCounters(deps.counters),
+    publicCaching: deps.publicCaching ?? true,
+  }
+  const recorder = new RouteRecorder()
+  const methods = new MethodTable()
+  app.decorateRequest('startedAt', 0)
+  app.addHook('onRoute', recorder.record)
+  app.addHook('onRoute', methods.record)
+  const hub = new EventHub({
+    feed: deps.events,
+    counters: context.counters,
+    version: deps.version,
+    logger: deps.logger,
+  })
+  await app.register(websocket, {
+    options: { maxPayload: 1024 },
+    preClose: (done) => closeFeed(app, hub, done),
+  })
+  await app.register((scope) => registerDataRoutes(scope, context))
+  const files = deps.dashboard === false ? undefined : await loadDashboard()
+  await app.register((scope) => {
+    addAnswerHooks(scope, context)
+    registerImageRoutes(scope, context)
+    registerReportRoutes(scope, context)
+    registerHealthRoutes(scope, context)
+    registerDocumentRoutes(scope, recorder, deps.version)
+    registerEventRoutes(scope, hub)
+    registerOverviewRoutes(scope, context, files)
+  })
+  await app.register((scope) => {
+    addAnswerHooks(scope, context)
+    registerUploadRoutes(scope, context)
+  })
+  await app.register((scope) => {
+    addAnswerHooks(scope, context)
+    methods.registerOthers(scope)
+  })
+  addAnswerHooks(app, context)
+  app.setNotFoundHandler((request, reply) => {
+    sendProblem(request, reply, notFound(request))
+  })
+  await app.ready()
+  return app
+}
+
+function createInstance(deps: AppDeps): App {
+  const app = fastify({
+    loggerInstance: deps.logger,
+    logController: new LogController({ disableRequestLogging: true }),
+    exposeHeadRoutes: false,
+    routerOptions: { maxParamLength: MAX_PARAM_LENGTH },
+    bodyLimit: MAX_JSON_BODY_BYTES,
+    keepAliveTimeout: KEEP_ALIVE_TIMEOUT_MS,
+    connectionTimeout: deps.connectionTimeoutMs ?? CONNECTION_TIMEOUT_MS,
+    requestTimeout: REQUEST_TIMEOUT_MS,
+    http: { maxHeaderSize: MAX_HEADER_BYTES, headersTimeout: HEADERS_TIMEOUT_MS },
+    forceCloseConnections: 'idle',
+    return503OnClosing: false,
+    genReqId: requestIds(),
+    rewriteUrl: (request) => routeUrl(request.url ?? '/'),
+    clientErrorHandler: (error, socket) => writeClientError(error, socket as Socket),
+    frameworkErrors: (error, request, reply) => {
+      void sendProblem(request as FastifyRequest, reply as FastifyReply, error)
+    },
+  }).withTypeProvider<TypeBoxTypeProvider>()
+  app.setReplySerializer((payload) => `${JSON.stringify(payload, null, 2)}\n`)
+  app.server.on('checkContinue', (request: IncomingMessage, response: ServerResponse) => {
+    expectContinue(request)
+    app.routing(request, response)
+  })
+  app.server.on('checkExpectation', (request: IncomingMessage, response: ServerResponse) => {
+    const error = new AppError(
+      'ERR_HTTP_EXPECTATION_FAILED',
+      `expect: ${request.headers.expect} is not supported`,
+    )
+    const problem = problemResponse(error, '-')
+    response
+      .writeHead(problem.status, [...problem.headers, 'Connection', 'close'])
+      .end(problem.body)
+  })
+  return app
+}
+
+/** Hooks of all routes but the data routes, which do the same by hand. */
+function addAnswerHooks(app: App, context: HttpContext): void {
+  app.addHook('onRequest', (request, reply, done) => {
+    request.startedAt = performance.now()
+    void reply.header('X-Request-Id', request.id).header('X-Content-Type-Options', 'nosniff')
+    refuseCrossSite(request)
+    done()
+  })
+  app.addHook('preParsing', (request, reply, payload, done) => {
+    // Uploads have content type '*' and give the go-ahead themselves, after admission.
+    if (app.hasContentTypeParser('application/json')) {
+      sendContinue(request.raw, reply.raw)
+      limitBodyTime(request.raw)
+    }
+    done(null, payload)
+  })
+  app.addHook('onResponse', (request, reply, done) => {
+    const length = Number(reply.getHeader('content-length') ?? 0)
+    const bytes = request.method === 'HEAD' ? 0 : length
+    const seconds = (performance.now() - request.startedAt) / 1000
+    const id = request.routeOptions.config.operation ?? 'unmatched'
+    context.counters.request(id, reply.statusCode, bytes, seconds)
+    done()
+  })
+  app.setErrorHandler((error, request, reply) => {
+    sendProblem(request, reply, error)
+  })
+}
+
+/** JSON bodies are small; one that takes long is an attack or a dead client. */
+function limitBodyTime(request: IncomingMessage): void {
+  if (request.complete) return
+  const timer = setTimeout(() => request.destroy(), JSON_BODY_TIMEOUT_MS)
+  timer.unref()
+  request.once('close', () => clearTimeout(timer))
+}
+
+/** Short ids, unique in the life of the process; a well-formed X-Request-Id of the client is kept. */
+function requestIds(): (request: { headers: IncomingMessage['headers'] }) => string {
+  const prefix = randomBytes(4).toString('hex')
+  let count = 0
+  return ({ headers }) => {
+    const given = headers['x-request-id']
+    if (typeof given === 'string' && /^[\w.:-]{1,64}$/.test(given)) return given
+    return `${prefix}-${(count++).toString(36)}`
+  }
+}
+
+function notFound(request: FastifyRequest): AppError {
+  return new AppError('ERR_HTTP_ROUTE_NOT_FOUND', `no route has the path ${request.originalUrl}`, {
+    hint: 'GET /openapi.json lists all routes',
+  })
+}
+
+function closeFeed(app: App, hub: EventHub, done: () => void): void {
+  hub.close()
+  app.websocketServer.close(() => done())
+}

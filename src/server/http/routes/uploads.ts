@@ -1,0 +1,149 @@
+/**
+ * The routes that take bytes: importing an image and storing a blob. Admission comes before the body is
+ * read, so a full store refuses without receiving anything; a body that fails gives its space back.
+ */
+import type { FastifyReply, FastifyRequest } from 'fastify'
+import { Type } from 'typebox'
+
+import type { Digest } from '../../../core/index.ts'
+import { AppError, formatRef, fromErrorRecord, isDomain, parseDigest } from '../../../core/index.ts'
+import type { App, HttpContext } from '../context.ts'
+import { operation } from '../context.ts'
+import { INNER_ROUTES, parseImagePath, pathOf } from '../data-target.ts'
+import { sendContinue } from '../expect-continue.ts'
+import { MAX_IMPORT_DEVICES } from '../limits.ts'
+import type { Job } from '../schemas.ts'
+import { BlobStored, ImportReport, Job as JobSchema } from '../schemas.ts'
+import { announcedSize, receiveBody } from '../upload.ts'
+import { parseWait, waitForJob } from '../job-wait.ts'
+
+const ImportQuery = Type.Object({
+  format: Type.Optional(Type.String({ description: 'erofs: a whole EROFS image (the default)' })),
+  device: Type.Optional(
+    Type.Union([Type.String(), Type.Array(Type.String(), { maxItems: MAX_IMPORT_DEVICES })], {
+      description:
+        'digests of the extra devices in slot order, uploaded before as blobs of the domain',
+    }),
+  ),
+  wait: Type.Optional(
+    Type.String({
+      description: 'true, or a duration such as 30s: answer when the import has ended',
+    }),
+  ),
+})
+const BlobQuery = Type.Object({
+  digest: Type.Optional(Type.String({ description: 'refuse the body unless it has this digest' })),
+})
+const UPLOAD_ERRORS = [
+  'ERR_STORE_FULL',
+  'ERR_UPLOADS_EXHAUSTED',
+  'ERR_HTTP_BODY_TOO_LARGE',
+  'ERR_HTTP_BODY_TIMEOUT',
+  'ERR_HTTP_UPLOAD_ABORTED',
+]
+
+export function registerUploadRoutes(app: App, context: HttpContext): void {
+  // Every body is a stream here, whatever it says it is: the handler reads it after admission.
+  app.removeAllContentTypeParsers()
+  app.addContentTypeParser('*', (_request, _payload, done) => done(null))
+  app.route({
+    ...operation(
+      'importImage',
+      {
+        description:
+          'The body is the image (device 0). Answers 202 with the job, or with ?wait= 201 with the report.',
+        responses: { 201: ImportReport, 202: JobSchema },
+        errors: ['ERR_REF_INVALID', 'ERR_HTTP_FORMAT_UNSUPPORTED', ...UPLOAD_ERRORS],
+        pathParams: { ref: 'DOMAIN/NAME[:TAG] that the image gets' },
+        upload: 'application/octet-stream',
+      },
+      INNER_ROUTES.image,
+    ),
+    schema: { querystring: ImportQuery },
+    handler: async (request, reply) => {
+      const ref = parseImagePath(pathOf(request.originalUrl))
+      if (ref.digest !== undefined) throw importByDigest(formatRef(ref))
+      const { format = 'erofs', device = [], wait } = request.query
+      if (format !== 'erofs') throw unsupportedFormat(format)
+      const devices = (Array.isArray(device) ? device : [device]).map((text) => parseDigest(text))
+      const waitMs = parseWait(wait)
+      const job = await withUpload(context, request, reply, ref.domain, (id) =>
+        context.control.startImport(ref.domain, id, { ref, format, devices }),
+      )
+      void reply.header('Location', `/v1/jobs/${job.id}`)
+      return waitMs === 0 ? reply.code(202).send(job) : answerWhenDone(context, reply, job, waitMs)
+    },
+  })
+  app.route({
+    ...operation('uploadBlob', {
+      description: 'Answers 201, or 200 when the domain held the blob already.',
+      responses: { 200: BlobStored, 201: BlobStored },
+      errors: ['ERR_REF_INVALID', 'ERR_DIGEST_INVALID', ...UPLOAD_ERRORS],
+      pathParams: { domain: 'share domain; it comes into being with its first blob' },
+      upload: 'application/octet-stream',
+    }),
+    schema: { querystring: BlobQuery, params: Type.Object({ domain: Type.String() }) },
+    handler: async (request, reply) => {
+      const { domain } = request.params
+      if (!isDomain(domain)) throw new AppError('ERR_REF_INVALID', `'${domain}' is not a domain`)
+      const expected: Digest | undefined =
+        request.query.digest === undefined ? undefined : parseDigest(request.query.digest)
+      const blob = await withUpload(context, request, reply, domain, (id) =>
+        context.control.finishBlob(domain, id, expected),
+      )
+      void reply.header('Location', `/v1/blobs/${domain}/${blob.digest}`)
+      return reply.code(blob.created ? 201 : 200).send(blob)
+    },
+  })
+}
+
+/** Admits and receives the body, then hands the upload over; until then a failure gives its space back. */
+async function withUpload<T>(
+  context: HttpContext,
+  request: FastifyRequest,
+  reply: FastifyReply,
+  domain: string,
+  use: (uploadId: string) => Promise<T>,
+): Promise<T> {
+  const upload = await context.control.beginUpload(domain, announcedSize(request.raw))
+  try {
+    sendContinue(request.raw, reply.raw)
+    await receiveBody(request.raw, upload)
+  } catch (error) {
+    await context.control.abortUpload(upload.id)
+    throw asStoreFull(error)
+  }
+  return use(upload.id)
+}
+
+async function answerWhenDone(
+  context: HttpContext,
+  reply: FastifyReply,
+  started: Job,
+  waitMs: number,
+): Promise<FastifyReply> {
+  const job = await waitForJob(context, reply, started, waitMs)
+  if (job.error !== undefined) throw fromErrorRecord(job.error)
+  if (job.report === undefined) return reply.code(202).send(job)
+  return reply.code(201).header('Location', `/v1/images/${job.report.ref}`).send(job.report)
+}
+
+function asStoreFull(error: unknown): unknown {
+  const code = error instanceof Error && 'code' in error ? error.code : undefined
+  if (code !== 'ENOSPC' && code !== 'EDQUOT') return error
+  return new AppError('ERR_STORE_FULL', 'the store ran out of space while the body was received', {
+    cause: error,
+  })
+}
+
+function unsupportedFormat(format: string): AppError {
+  return new AppError('ERR_HTTP_FORMAT_UNSUPPORTED', `format '${format}' is not supported`, {
+    hint: 'format=erofs imports a whole EROFS image',
+  })
+}
+
+function importByDigest(ref: string): AppError {
+  return new AppError('ERR_REF_INVALID', `'${ref}' names a digest, an import needs a tag`, {
+    hint: 'the digest of an image follows from its bytes: import to DOMAIN/NAME:TAG',
+  })
+}

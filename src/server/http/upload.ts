@@ -1,0 +1,174 @@
+/**
+ * Receives a request's body into a file that the control plane has made: bounded memory, bounded size, and
+ * an end to bodies that do not move. It neither admits nor publishes anything.
+ */
+import type { FileHandle } from 'node:fs/promises'
+import { open } from 'node:fs/promises'
+import type { IncomingMessage } from 'node:http'
+
+import { AppError, formatSize } from '../../core/index.ts'
+import {
+  UPLOAD_BUFFER_BYTES,
+  UPLOAD_MIN_PROGRESS_BYTES,
+  UPLOAD_PROGRESS_PERIOD_MS,
+} from './limits.ts'
+
+export interface ReceiveOptions {
+  readonly path: string
+  readonly limitBytes: number
+  /** ms; how long a body may take for UPLOAD_MIN_PROGRESS_BYTES. */
+  readonly progressPeriodMs?: number
+}
+
+/** The announced size of a body; undefined when it is chunked. */
+export function announcedSize(request: IncomingMessage): number | undefined {
+  if (request.headers['transfer-encoding'] !== undefined) return undefined
+  return Number(request.headers['content-length'] ?? 0)
+}
+
+/**
+ * Writes the whole body to `path`. @returns its size in bytes
+ * @throws ERR_HTTP_BODY_TOO_LARGE, ERR_HTTP_BODY_TIMEOUT, ERR_HTTP_UPLOAD_ABORTED, and the error of the file
+ */
+export async function receiveBody(
+  request: IncomingMessage,
+  options: ReceiveOptions,
+): Promise<number> {
+  const file = await open(options.path, 'w')
+  try {
+    return await new BodyReceiver(request, file, options).run()
+  } finally {
+    await file.close()
+  }
+}
+
+class BodyReceiver {
+  readonly #request: IncomingMessage
+  readonly #file: FileHandle
+  readonly #options: ReceiveOptions
+  #pending: Buffer[] = []
+  #pendingBytes = 0
+  #received = 0
+  #written = 0
+  #writing = false
+  #complete = false
+  #settled = false
+
+  constructor(request: IncomingMessage, file: FileHandle, options: ReceiveOptions) {
+    this.#request = request
+    this.#file = file
+    this.#options = options
+  }
+
+  async run(): Promise<number> {
+    const { promise, resolve, reject } = Promise.withResolvers<void>()
+    const settle = (error?: unknown): void => {
+      if (this.#settled) return
+      this.#settled = true
+      if (error === undefined) resolve()
+      else reject(error instanceof Error ? error : new Error(String(error)))
+    }
+    const onData = (chunk: Buffer): void => this.#take(chunk, settle)
+    const onEnd = (): void => {
+      this.#complete = true
+      void this.#drain(settle)
+    }
+    const onClose = (): void => {
+      if (!this.#complete) settle(aborted(this.#received))
+    }
+    const timer = this.#watchProgress(settle)
+    this.#request.on('data', onData)
+    this.#request.once('end', onEnd)
+    this.#request.once('close', onClose)
+    this.#request.once('error', onClose)
+    try {
+      await promise
+    } finally {
+      clearInterval(timer)
+      this.#request.off('data', onData)
+      this.#request.off('end', onEnd)
+      this.#request.pause()
+    }
+    return this.#written
+  }
+
+  #take(chunk: Buffer, settle: (error?: unknown) => void): void {
+    this.#received += chunk.length
+    if (this.#received > this.#options.limitBytes) {
+      settle(tooLarge(this.#options.limitBytes))
+      return
+    }
+    this.#pending.push(chunk)
+    this.#pendingBytes += chunk.length
+    if (this.#pendingBytes >= UPLOAD_BUFFER_BYTES) this.#request.pause()
+    void this.#drain(settle)
+  }
+
+  async #drain(settle: (error?: unknown) => void): Promise<void> {
+    if (this.#writing) return
+    this.#writing = true
+    try {
+      while (this.#pending.length > 0 && !this.#settled) {
+        const chunks = this.#pending
+        this.#pending = []
+        this.#pendingBytes = 0
+        await this.#write(chunks)
+        this.#request.resume()
+      }
+      if (this.#complete) settle()
+    } catch (error) {
+      settle(error)
+    } finally {
+      this.#writing = false
+    }
+  }
+
+  async #write(chunks: readonly Buffer[]): Promise<void> {
+    const size = chunks.reduce((sum, chunk) => sum + chunk.length, 0)
+    const { bytesWritten } = await this.#file.writev(chunks, this.#written)
+    // A full disk may take a part: writing the rest then gives the error itself.
+    if (bytesWritten < size) {
+      let at = bytesWritten
+      const all = Buffer.concat(chunks)
+      while (at < size) {
+        const step = await this.#file.write(all, at, size - at, this.#written + at)
+        at += step.bytesWritten
+      }
+    }
+    this.#written += size
+  }
+
+  #watchProgress(settle: (error?: unknown) => void): NodeJS.Timeout {
+    const periodMs = this.#options.progressPeriodMs ?? UPLOAD_PROGRESS_PERIOD_MS
+    let before = 0
+    return setInterval(() => {
+      const waitsForClient = !this.#writing && !this.#complete
+      if (waitsForClient && this.#received - before < UPLOAD_MIN_PROGRESS_BYTES) {
+        settle(tooSlow(this.#received - before, periodMs))
+      }
+      before = this.#received
+    }, periodMs)
+  }
+}
+
+function aborted(received: number): AppError {
+  return new AppError(
+    'ERR_HTTP_UPLOAD_ABORTED',
+    `the connection ended after ${received} bytes of the body`,
+  )
+}
+
+function tooLarge(limit: number): AppError {
+  return new AppError(
+    'ERR_HTTP_BODY_TOO_LARGE',
+    `the body is larger than the ${formatSize(limit)} that were admitted`,
+  )
+}
+
+function tooSlow(bytes: number, periodMs: number): AppError {
+  return new AppError(
+    'ERR_HTTP_BODY_TIMEOUT',
+    `only ${bytes} bytes of the body came in ${periodMs} ms`,
+    { hint: `send at least ${UPLOAD_MIN_PROGRESS_BYTES} bytes in that time` },
+  )
+}
