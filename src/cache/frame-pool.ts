@@ -16,6 +16,7 @@ import { FRAME, recordOf } from './frame-table.ts'
 import type { PageIndex } from './page-index.ts'
 import { claim, claimUnused } from './pin-protocol.ts'
 import type { CachePolicy } from './policy.ts'
+import type { SampleReader } from './sample-ring.ts'
 
 export interface FramePoolParts {
   readonly frames: number
@@ -23,6 +24,7 @@ export interface FramePoolParts {
   readonly table: Int32Array
   readonly index: PageIndex
   readonly policy: CachePolicy
+  readonly samples: SampleReader
   readonly blobs: BlobTable
   readonly ledger: EpochLedger
   readonly counters: Float64Array
@@ -32,6 +34,7 @@ export class FramePool {
   readonly #parts: FramePoolParts
   readonly #table: Int32Array
   readonly #canEvict: (frame: number) => boolean
+  readonly #onSample: (blobNo: number, pageNo: number) => void
   /** Frames from here on have never held a page; their records are not even touched. */
   #unused = 0
   /** Head of the list through the PAGE words of free frames, + 1; 0: empty. */
@@ -40,6 +43,7 @@ export class FramePool {
   constructor(parts: FramePoolParts) {
     this.#parts = parts
     this.#table = parts.table
+    this.#onSample = (blobNo, pageNo) => parts.policy.onSample(blobNo, pageNo)
     this.#canEvict = (frame) => this.#holdsPage(frame) && claim(this.#table, recordOf(frame))
   }
 
@@ -55,7 +59,9 @@ export class FramePool {
       claimUnused(this.#table, recordOf(frame))
       return frame
     }
-    const frame = this.#parts.policy.nextVictim(this.#canEvict)
+    const { policy, samples } = this.#parts
+    if (policy.sampleEvery > 0) samples.drain(this.#onSample)
+    const frame = policy.nextVictim(this.#canEvict)
     if (frame >= 0) this.#removePage(frame, 'capacity')
     return frame
   }

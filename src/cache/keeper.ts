@@ -18,7 +18,7 @@ import { FramePool } from './frame-pool.ts'
 import { FRAME, recordOf } from './frame-table.ts'
 import { Grant } from './grant.ts'
 import type { ImageAccountingMemory } from './image-accounting.ts'
-import { type CacheMemory, openCacheMemory } from './memory.ts'
+import { type CacheMemory, CONTROL, openCacheMemory } from './memory.ts'
 import {
   type FetchRequest,
   type FillerMessage,
@@ -31,6 +31,7 @@ import {
 import type { PageIndex } from './page-index.ts'
 import { pin, unpin } from './pin-protocol.ts'
 import { type CachePolicy, SecondChance } from './policy.ts'
+import { SampleReader } from './sample-ring.ts'
 
 export interface KeeperOptions {
   /** A read that is not granted by then fails with ERR_CACHE_FILL_TIMEOUT. */
@@ -85,7 +86,8 @@ export class Keeper implements KeeperCalls {
     const blobs = new BlobTable(frameSize)
     const ledger = new EpochLedger(table, control)
     const shared = { frames, frameSize, table, index, policy, blobs, ledger, counters, now }
-    const pool = new FramePool(shared)
+    const pool = new FramePool({ ...shared, samples: new SampleReader(memory.samples) })
+    control[CONTROL.SAMPLE_EVERY] = policy.sampleEvery
     this.#memory = memory
     this.#table = table
     this.#index = index

@@ -15,6 +15,7 @@ import { allocateSegment, Arena, MAX_SEGMENT_BYTES } from './arena.ts'
 import { CACHE_COUNTER_COLUMNS } from './counters.ts'
 import { FRAME_WORDS } from './frame-table.ts'
 import { indexSlots, PageIndex } from './page-index.ts'
+import { createSampleRings } from './sample-ring.ts'
 
 export const FRAME_SIZES = [16_384, 32_768, 65_536] as const
 export type FrameSize = (typeof FRAME_SIZES)[number]
@@ -32,7 +33,11 @@ const MIN_PIN_BUDGET_FRAMES = 4
 const MAX_PIN_BUDGET_BYTES = 8 * MIB
 
 /** Words of the control memory. */
-export const CONTROL = { EPOCH: 0 } as const
+export const CONTROL = {
+  EPOCH: 0,
+  /** Readers put one hit of this many into their sample ring; 0: none. Set by the keeper for its policy. */
+  SAMPLE_EVERY: 1,
+} as const
 const CONTROL_WORDS = 16
 
 export interface CacheOptions {
@@ -57,6 +62,8 @@ export interface CacheMemory {
   readonly index: SharedArrayBuffer
   readonly indexSeed: number
   readonly control: SharedArrayBuffer
+  /** One ring per reader. */
+  readonly samples: SharedArrayBuffer
   /** Row 0 is the keeper's. */
   readonly counters: CounterMemory
   /** Frames that one reply may hold pinned. */
@@ -89,6 +96,7 @@ export function createCacheMemory(options: CacheOptions): CacheMemory {
     index: new SharedArrayBuffer(indexSlots(frames) * 4),
     indexSeed: randomBytes(4).readInt32LE(),
     control: new SharedArrayBuffer(CONTROL_WORDS * 4),
+    samples: createSampleRings(threads),
     counters: createCounterMemory(threads + 1, CACHE_COUNTER_COLUMNS),
     pinBudgetFrames: pinBudgetFrames(frames, frameSize),
   }

@@ -18,6 +18,7 @@ import { unpin } from './pin-protocol.ts'
 import { type ReadContext, ReadLedger } from './read-ledger.ts'
 import type { ReadaheadRange } from './readahead.ts'
 import type { RunList } from './run-list.ts'
+import { SampleWriter } from './sample-ring.ts'
 
 export interface PageReaderOptions {
   readonly memory: CacheMemory
@@ -66,11 +67,9 @@ export class PageReader {
     this.#arena = arena
     this.#table = table
     this.#index = index
-    this.#ledger = new ReadLedger(
-      table,
-      control,
-      counterRow(memory.counters, options.counterRow + 1),
-    )
+    const row = counterRow(memory.counters, options.counterRow + 1)
+    const samples = new SampleWriter(memory.samples, options.counterRow)
+    this.#ledger = new ReadLedger(table, control, row, samples)
     this.#keeper = new KeeperPort(port, table)
     this.#readahead = options.readahead ?? true
   }

@@ -6,7 +6,9 @@
 import { FRAME, MAX_USE, recordOf } from './frame-table.ts'
 
 export interface CachePolicy {
-  /** A hit, one of many. */
+  /** `onSample` gets one hit of about so many; 0: none. */
+  readonly sampleEvery: number
+  /** A hit that was sampled. They come in bunches, before a victim is asked for, and some are lost. */
   onSample(blobNo: number, pageNo: number): void
   onFill(frame: number): void
   /**
@@ -21,6 +23,8 @@ export interface CachePolicy {
  * since the last round loses one use and stays, an unused one goes. Samples are not needed.
  */
 export class SecondChance implements CachePolicy {
+  /** The use counters say more. */
+  readonly sampleEvery = 0
   readonly #table: Int32Array
   readonly #frames: number
   #hand = 0
@@ -31,7 +35,7 @@ export class SecondChance implements CachePolicy {
   }
 
   onSample(): void {
-    // The use counters say more.
+    // None are asked for.
   }
 
   /** Starts without credit: a page read once leaves before a page read twice. */

@@ -9,6 +9,7 @@ import type { ImageAccounting } from './image-accounting.ts'
 import { CONTROL } from './memory.ts'
 import { GRANTED } from './messages.ts'
 import type { SequentialState } from './readahead.ts'
+import type { SampleWriter } from './sample-ring.ts'
 
 /** On whose behalf a read is. One per open handle. */
 export interface ReadContext {
@@ -25,11 +26,13 @@ export class ReadLedger {
   readonly #table: Int32Array
   readonly #control: Int32Array
   readonly #row: Float64Array
+  readonly #samples: SampleWriter
 
-  constructor(table: Int32Array, control: Int32Array, row: Float64Array) {
+  constructor(table: Int32Array, control: Int32Array, row: Float64Array, samples: SampleWriter) {
     this.#table = table
     this.#control = control
     this.#row = row
+    this.#samples = samples
   }
 
   /**
@@ -40,6 +43,8 @@ export class ReadLedger {
     const table = this.#table
     const uses = table[record + FRAME.USE] ?? 0
     if (uses < MAX_USE) table[record + FRAME.USE] = uses + 1
+    const every = this.#control[CONTROL.SAMPLE_EVERY] ?? 0
+    if (every > 0) this.#sample(every, record)
     if (table[record + FRAME.READAHEAD] !== 0) this.#useReadahead(record)
     const { imageId, touched } = context
     const filler = table[record + FRAME.FILLER] ?? 0
@@ -59,6 +64,11 @@ export class ReadLedger {
   /** Zeros of holes come from memory. */
   useZeros(bytes: number, context: ReadContext): void {
     count(this.#row, domainColumn(context.domainNo) + DOMAIN_COUNTER.MEMORY_BYTES, bytes)
+  }
+
+  #sample(every: number, record: number): void {
+    const blobNo = this.#table[record + FRAME.BLOB] ?? 0
+    this.#samples.hit(every, blobNo, this.#table[record + FRAME.PAGE] ?? 0)
   }
 
   #useReadahead(record: number): void {
