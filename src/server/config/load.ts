@@ -11,14 +11,9 @@ import { parseDocument } from 'yaml'
 import { AppError, closestNames, formatSize, isAppError, parseSize } from '../../core/index.ts'
 import { deriveConfig, formatAddress, readHostFacts } from './derive.ts'
 import type { HostFacts, ListenAddress, ParsedSettings, ServerConfig } from './derive.ts'
-import {
-  ENVIRONMENT_PREFIX,
-  environmentName,
-  SETTING_PATHS,
-  SETTINGS,
-  settingSchema,
-} from './schema.ts'
-import type { Setting, SettingPath } from './schema.ts'
+import { settingSchema } from './schema.ts'
+import { ENVIRONMENT_PREFIX, environmentName, SETTING_PATHS, SETTINGS } from '../settings.ts'
+import type { Setting, SettingPath } from '../settings.ts'
 
 /** A configuration is a few dozen lines: more is the wrong file. */
 const MAX_FILE_BYTES = 1024 * 1024
@@ -26,7 +21,14 @@ const MAX_FILE_BYTES = 1024 * 1024
 const MAX_ALIASES = 16
 
 /** Variables with the prefix that are no settings of the server. */
-const OTHER_VARIABLES = new Set(['COMMONPAGE_SERVER', 'COMMONPAGE_CONFIG', 'COMMONPAGE_FULL'])
+const OTHER_VARIABLES = new Set([
+  'COMMONPAGE_COMMIT',
+  'COMMONPAGE_CONFIG',
+  'COMMONPAGE_FULL',
+  'COMMONPAGE_LOG',
+  'COMMONPAGE_NO_APT',
+  'COMMONPAGE_SERVER',
+])
 /** What Kubernetes sets for a Service called `commonpage` or `commonpage-…`. */
 const KUBERNETES_VARIABLE = /_(SERVICE_(HOST|PORT)|PORT)(_|$)/
 

@@ -1,0 +1,208 @@
+/**
+ * `demo`: the whole idea in one command. A server in a temporary folder, two related images imported over
+ * HTTP and read over NBD and HTTP, the sharing table that comes out, and the addresses to try it by hand.
+ */
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+
+import { AppError, formatSize, MIB, parseRef } from '../../core/index.ts'
+import type { Ref } from '../../core/index.ts'
+import { loadConfig } from '../../server/config.ts'
+import type { ListenAddress, ServerConfig } from '../../server/config.ts'
+import type { Image, Sharing } from '../../server/http/schemas.ts'
+import { runServer } from '../../server/index.ts'
+import type { ReadyInfo } from '../../server/run-options.ts'
+import { ApiClient } from '../api/client.ts'
+import { importErofs } from '../api/import.ts'
+import { imagePath } from '../api/routes.ts'
+import { makeDemoImages } from '../demo/images.ts'
+import { readImage } from '../demo/read-image.ts'
+import type { ReadResult } from '../demo/read-image.ts'
+import type { Invocation } from '../invocation.ts'
+import { listenRefusal } from '../ports.ts'
+import { Progress } from '../render/progress.ts'
+import { renderFields } from '../render/table.ts'
+import { summarizeReport } from './import-erofs.ts'
+import { renderSharing } from './sharing.ts'
+
+export interface DemoOptions {
+  readonly exit?: boolean
+}
+
+const BASE = parseRef('demo/base:1')
+const APPLICATION = parseRef('demo/application:1')
+const CACHE_BYTES = 128 * MIB
+
+export async function runDemo(invocation: Invocation, options: DemoOptions): Promise<void> {
+  const { context, output } = invocation
+  const folder = await mkdtemp(join(tmpdir(), 'commonpage-demo-'))
+  try {
+    output.say('commonpage demo: two related images, one memory\n')
+    const images = await makeDemoImages({
+      folder,
+      env: context.env,
+      signal: context.signal,
+      say: (text) => output.say(text),
+    })
+    await using server = await startServer(
+      await demoConfig(join(folder, 'data')),
+      output.say.bind(output),
+    )
+    const client = new ApiClient({ url: server.url, origin: 'the demo' }, context.signal)
+    const base = await bring(invocation, client, server.ready.nbd, BASE, images.base)
+    const application = await bring(
+      invocation,
+      client,
+      server.ready.nbd,
+      APPLICATION,
+      images.application,
+    )
+    await report(invocation, client, base, application)
+    await output.print(addresses(invocation, server, application))
+    if (options.exit === true) return
+    output.say('\nthe server stays up until Ctrl-C')
+    await Promise.race([aborted(context.signal), server.ended])
+    output.say('\nstopping, and removing what the demo made')
+  } finally {
+    await rm(folder, { recursive: true, force: true })
+  }
+}
+
+interface RunningServer extends AsyncDisposable {
+  readonly url: string
+  readonly ready: ReadyInfo
+  /** Settles when the server stops, by itself or because it was told to. */
+  readonly ended: Promise<void>
+}
+
+async function demoConfig(data: string): Promise<ServerConfig> {
+  const http = await freePort({ host: '127.0.0.1', port: 8080 })
+  const nbd = await freePort({ host: '127.0.0.1', port: 10809 })
+  const { config } = await loadConfig({
+    flags: {
+      data,
+      'http.listen': `${http.host}:${http.port}`,
+      'nbd.listen': `${nbd.host}:${nbd.port}`,
+      'cache.size': String(CACHE_BYTES),
+      'log.level': 'error',
+    },
+  })
+  return config
+}
+
+/** The address, or any free port of its host when somebody has it. */
+async function freePort(address: ListenAddress): Promise<ListenAddress> {
+  return (await listenRefusal(address)) === undefined ? address : { host: address.host, port: 0 }
+}
+
+async function startServer(
+  config: ServerConfig,
+  say: (text: string) => void,
+): Promise<RunningServer> {
+  const stop = new AbortController()
+  const { promise, resolve } = Promise.withResolvers<ReadyInfo>()
+  const ended = runServer(config, { signal: stop.signal, onReady: resolve })
+  // whoever waits for the end hears of a failure; nobody has to wait
+  ended.catch(() => undefined)
+  const ready = await Promise.race([
+    promise,
+    ended.then((): never => {
+      throw new AppError('ERR_CLI_DEMO', 'the server stopped before it was ready')
+    }),
+  ])
+  const url = `http://${ready.http.host}:${ready.http.port}`
+  say(`serving on ${url}/ and nbd://${ready.nbd.host}:${ready.nbd.port}/`)
+  return {
+    url,
+    ready,
+    ended,
+    async [Symbol.asyncDispose]() {
+      stop.abort()
+      await ended
+    },
+  }
+}
+
+interface Brought {
+  readonly ref: Ref
+  readonly image: Image
+  readonly read: ReadResult
+}
+
+/** Imports an image, then reads it. */
+async function bring(
+  invocation: Invocation,
+  client: ApiClient,
+  nbd: ListenAddress,
+  ref: Ref,
+  file: string,
+): Promise<Brought> {
+  const { context, output } = invocation
+  const mode = output.quiet || context.stderr.isTTY !== true ? 'none' : 'tty'
+  const progress = new Progress({ mode, stream: context.stderr })
+  output.say(
+    `\n${summarizeReport(await importErofs(client, ref, { image: file, devices: [] }, progress))}`,
+  )
+  const image = await client.json<Image>(imagePath(ref))
+  const read = await readImage(client, nbd, ref, image.nbdExport, file)
+  output.say(
+    `read its first ${formatSize(read.nbdBytes)} over NBD and ${read.files} of its files (${formatSize(read.fileBytes)}) over HTTP`,
+  )
+  return { ref, image, read }
+}
+
+/** The table, and in a sentence what it says. @throws ERR_CLI_DEMO when nothing was shared */
+async function report(
+  invocation: Invocation,
+  client: ApiClient,
+  base: Brought,
+  application: Brought,
+): Promise<void> {
+  const { output } = invocation
+  const sharing = await client.json<Sharing>('/v1/sharing')
+  await output.print(`\n${renderSharing(sharing, output.style)}`)
+  const second = sharing.images.find(({ digest }) => digest === application.image.digest)
+  const first = sharing.images.find(({ digest }) => digest === base.image.digest)
+  if (first === undefined || second === undefined || second.addedBytes >= second.touchedBytes) {
+    throw new AppError('ERR_CLI_DEMO', 'the second image shared nothing with the first one')
+  }
+  output.say(
+    `\nreading the second image touched ${formatSize(second.touchedBytes)} and added only ${formatSize(second.addedBytes)} to memory`,
+  )
+}
+
+function addresses(
+  invocation: Invocation,
+  server: RunningServer,
+  { ref, image, read }: Brought,
+): string {
+  const { style } = invocation.output
+  const { host, port } = server.ready.nbd
+  const path = imagePath(ref)
+  const fields = renderFields(
+    [
+      ['dashboard', `${server.url}/`],
+      ['metrics', `${server.url}/metrics`],
+      ['NBD', `nbd://${host}:${port}/demo/base:1`],
+      ['', `nbd://${host}:${port}/${image.nbdExport}`],
+      ['a file', read.examplePath && `curl '${server.url}${path}/-/files/${read.examplePath}'`],
+      ['a range', `curl -sr 1024-1151 '${server.url}${path}/-/raw' | xxd`],
+      ['the files', `commonpage image tree demo/application:1 --server ${server.url}`],
+      ['live table', `commonpage sharing --watch --server ${server.url}`],
+      [
+        'mount',
+        `sudo nbd-client ${host} ${port} /dev/nbd0 -name demo/application:1 -readonly && sudo mount -t erofs -o ro /dev/nbd0 /mnt`,
+      ],
+    ],
+    style,
+  )
+  return `\n${fields}`
+}
+
+function aborted(signal: AbortSignal): Promise<void> {
+  if (signal.aborted) return Promise.resolve()
+  return new Promise((resolve) => {
+    signal.addEventListener('abort', () => resolve(), { once: true })
+  })
+}

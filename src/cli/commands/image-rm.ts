@@ -1,0 +1,89 @@
+/** `image rm`: removes a name, after showing what that frees and asking. */
+import { createInterface } from 'node:readline/promises'
+
+import { AppError, formatRef, formatSize, parseRef } from '../../core/index.ts'
+import type { Ref } from '../../core/index.ts'
+import type { DiskUsage, Image } from '../../server/http/schemas.ts'
+import { getImage, imagePath, query } from '../api/routes.ts'
+import type { Invocation } from '../invocation.ts'
+import { shortDigestOf } from '../render/text.ts'
+
+export interface ImageRmOptions {
+  readonly yes?: boolean
+  readonly dryRun?: boolean
+}
+
+interface Removal {
+  readonly ref: Ref
+  readonly image: Image
+  /** Stored bytes that no other image uses; undefined when the server does not know. */
+  readonly uniqueBytes: number | undefined
+}
+
+export async function runImageRm(
+  invocation: Invocation,
+  refTexts: readonly string[],
+  options: ImageRmOptions,
+): Promise<void> {
+  const { client, output } = invocation
+  const removals = await Promise.all(refTexts.map((text) => inspect(invocation, parseRef(text))))
+  const dryRun = options.dryRun === true
+  for (const removal of removals) output.say(describe(removal, dryRun))
+  if (!dryRun) {
+    await confirm(invocation, options, removals)
+    for (const { ref } of removals) await client.exchange(imagePath(ref), { method: 'DELETE' })
+    const names = removals.map(({ ref }) => formatRef(ref)).join(', ')
+    output.say(`removed ${names}; its bytes stay readable by digest until they are collected`)
+  }
+  if (invocation.json) {
+    await output.printJson(
+      removals.map(({ ref, image, uniqueBytes }) => ({
+        ref: formatRef(ref),
+        digest: image.digest,
+        removed: !dryRun,
+        ...(uniqueBytes === undefined ? {} : { uniqueBytes }),
+      })),
+    )
+  }
+}
+
+async function inspect(invocation: Invocation, ref: Ref): Promise<Removal> {
+  const image = await getImage(invocation.client, ref)
+  const usage = await invocation.client.json<DiskUsage>(query('/v1/du', { domain: ref.domain }))
+  const row = usage.images.find((candidate) => candidate.ref === image.ref)
+  return { ref, image, uniqueBytes: row?.uniqueBytes }
+}
+
+function describe({ ref, image, uniqueBytes }: Removal, dryRun: boolean): string {
+  const share =
+    uniqueBytes === undefined ? '' : `, ${formatSize(uniqueBytes)} of it in no other image`
+  return `${dryRun ? 'would remove' : 'removes'} ${formatRef(ref)} (${shortDigestOf(image.digest)}, ${formatSize(image.sizeBytes)}${share})`
+}
+
+/** @throws ERR_CLI_CONFIRMATION_REQUIRED */
+async function confirm(
+  invocation: Invocation,
+  options: ImageRmOptions,
+  removals: readonly Removal[],
+): Promise<void> {
+  if (options.yes === true) return
+  const { stdin, stderr } = invocation.context
+  const many = removals.length > 1 ? `${removals.length} images` : 'it'
+  if (stdin.isTTY !== true) {
+    throw new AppError(
+      'ERR_CLI_CONFIRMATION_REQUIRED',
+      'nothing was removed: nobody confirmed it',
+      {
+        hint: `add --yes to remove ${many}, or --dry-run to see what would happen`,
+      },
+    )
+  }
+  const terminal = createInterface({ input: stdin, output: stderr })
+  try {
+    const answer = await terminal.question(`remove ${many}? [y/N] `, { signal: invocation.signal })
+    if (/^y(es)?$/i.test(answer.trim())) return
+  } finally {
+    terminal.close()
+  }
+  throw new AppError('ERR_CLI_CONFIRMATION_REQUIRED', 'nothing was removed: the answer was not yes')
+}

@@ -1,0 +1,138 @@
+/** `image tree`: the files of an image, bounded in depth and number, read directory by directory. */
+import { formatSize, parseRef } from '../../core/index.ts'
+import type { Ref } from '../../core/index.ts'
+import type { DirectoryEntry, DirectoryListing } from '../../server/http/schemas.ts'
+import type { ApiClient } from '../api/client.ts'
+import { imagePath, query, suggesting } from '../api/routes.ts'
+import type { Invocation } from '../invocation.ts'
+import {
+  encodeListedName,
+  encodePathArgument,
+  formatCount,
+  plural,
+  showEncodedName,
+} from '../render/text.ts'
+import { renderTree } from '../render/tree.ts'
+import type { TreeNode } from '../render/tree.ts'
+
+export interface ImageTreeOptions {
+  readonly depth: number
+  readonly limit: number
+}
+
+/** An entry with its path inside the image, in the API's encoding. */
+export interface TreeEntry extends DirectoryEntry {
+  readonly path: string
+  readonly children?: readonly TreeEntry[]
+}
+
+interface Walk {
+  readonly client: ApiClient
+  readonly base: string
+  readonly depth: number
+  left: number
+  truncated: boolean
+}
+
+/** Largest page of a directory that is asked for at once. */
+const PAGE_ENTRIES = 1000
+
+export async function runImageTree(
+  invocation: Invocation,
+  refText: string,
+  pathText: string | undefined,
+  options: ImageTreeOptions,
+): Promise<void> {
+  const { client, output } = invocation
+  const ref = parseRef(refText)
+  const path = encodePathArgument(pathText ?? '')
+  const walk = { ...walkOf(client, ref, options), truncated: false }
+  const children = await suggesting(client, ref, () => readDirectory(walk, path, 1))
+  if (invocation.json) return output.printJson(flatten(children))
+  const root: TreeNode = {
+    label: `${refText}:/${showEncodedName(path)}`,
+    children: nodesOf(children),
+  }
+  await output.print(renderTree(root, output.style))
+  await output.print(`\n${summarize(flatten(children))}`)
+  if (walk.truncated) {
+    output.say(`more than ${formatCount(options.limit)} entries: the rest is left out (--limit N)`)
+  }
+}
+
+/** Entries of a whole image in the order of a depth-first walk, at most `limit`; for the demo as well. */
+export async function listTree(
+  client: ApiClient,
+  ref: Ref,
+  options: ImageTreeOptions,
+): Promise<TreeEntry[]> {
+  return flatten(await readDirectory(walkOf(client, ref, options), '', 1))
+}
+
+function walkOf(client: ApiClient, ref: Ref, options: ImageTreeOptions): Walk {
+  const base = `${imagePath(ref)}/-/files/`
+  return { client, base, depth: options.depth, left: options.limit, truncated: false }
+}
+
+async function readDirectory(walk: Walk, path: string, level: number): Promise<TreeEntry[]> {
+  const entries: TreeEntry[] = []
+  let cursor: string | undefined
+  do {
+    const limit = Math.min(PAGE_ENTRIES, walk.left + 1)
+    const page = await walk.client.json<DirectoryListing>(
+      query(walk.base + path, { cursor, limit }),
+    )
+    for (const entry of page.entries) {
+      if (walk.left === 0) {
+        walk.truncated = true
+        return entries
+      }
+      walk.left -= 1
+      const name = encodeListedName(entry.name)
+      entries.push({ ...entry, path: path === '' ? name : `${path}/${name}` })
+    }
+    cursor = page.nextCursor
+  } while (cursor !== undefined)
+  if (level >= walk.depth) return entries
+  const complete: TreeEntry[] = []
+  for (const entry of entries) {
+    const isDirectory = entry.type === 'directory'
+    complete.push(
+      isDirectory
+        ? { ...entry, children: await readDirectory(walk, entry.path, level + 1) }
+        : entry,
+    )
+  }
+  return complete
+}
+
+function nodesOf(entries: readonly TreeEntry[]): TreeNode[] {
+  return entries.map((entry) => {
+    const isDirectory = entry.type === 'directory'
+    const note =
+      entry.type === 'file'
+        ? formatSize(entry.sizeBytes ?? 0)
+        : isDirectory
+          ? undefined
+          : entry.type
+    return {
+      label: showEncodedName(entry.name) + (isDirectory ? '/' : ''),
+      ...(note === undefined ? {} : { note }),
+      ...(entry.children === undefined ? {} : { children: nodesOf(entry.children) }),
+    }
+  })
+}
+
+function flatten(entries: readonly TreeEntry[]): TreeEntry[] {
+  return entries.flatMap(({ children, ...entry }) => [entry, ...flatten(children ?? [])])
+}
+
+function summarize(entries: readonly TreeEntry[]): string {
+  const files = entries.filter(({ type }) => type === 'file')
+  const directories = entries.filter(({ type }) => type === 'directory')
+  const others = entries.length - files.length - directories.length
+  const bytes = files.reduce((sum, { sizeBytes }) => sum + (sizeBytes ?? 0), 0)
+  const parts = [plural(directories.length, 'directory'), plural(files.length, 'file')]
+  if (others > 0) parts.push(`${formatCount(others)} other`)
+  return `${parts.join(', ')}, ${formatSize(bytes)}`
+}

@@ -1,0 +1,86 @@
+/**
+ * What a machine does when it starts from an image, without a kernel: the start of the disk over NBD, then
+ * files over HTTP. Every byte that comes back over NBD is compared with the image that was imported.
+ */
+import { open } from 'node:fs/promises'
+
+import { AppError, KIB, MIB } from '../../core/index.ts'
+import type { Ref } from '../../core/index.ts'
+import type { ListenAddress } from '../../server/config.ts'
+import type { ApiClient } from '../api/client.ts'
+import { imagePath } from '../api/routes.ts'
+import { listTree } from '../commands/image-tree.ts'
+import type { TreeEntry } from '../commands/image-tree.ts'
+import { NbdReader } from './nbd-reader.ts'
+
+/** What a Linux client asks for when it reads ahead. */
+const REQUEST_BYTES = 128 * KIB
+const START_BYTES = 12 * MIB
+const MAX_FILES = 40
+const MAX_LISTED = 400
+const LIST_DEPTH = 6
+
+export interface ReadResult {
+  readonly nbdBytes: number
+  readonly files: number
+  readonly fileBytes: number
+  /** A file to show in an example, in the API's encoding. */
+  readonly examplePath: string | undefined
+}
+
+/** @throws ERR_CLI_NBD, ERR_CLI_DEMO when a byte differs, and what ApiClient throws */
+export async function readImage(
+  client: ApiClient,
+  nbd: ListenAddress,
+  ref: Ref,
+  exportName: string,
+  imageFile: string,
+): Promise<ReadResult> {
+  const nbdBytes = await readStart(nbd, exportName, imageFile, client.signal)
+  const entries = await listTree(client, ref, { depth: LIST_DEPTH, limit: MAX_LISTED })
+  const files = spread(entries.filter(isPlainFile), MAX_FILES)
+  let fileBytes = 0
+  for (const file of files) {
+    const stream = await client.stream(`${imagePath(ref)}/-/files/${file.path}`)
+    for await (const chunk of stream as AsyncIterable<Buffer>) fileBytes += chunk.length
+  }
+  return { nbdBytes, files: files.length, fileBytes, examplePath: files.at(-1)?.path }
+}
+
+async function readStart(
+  nbd: ListenAddress,
+  exportName: string,
+  imageFile: string,
+  signal: AbortSignal,
+): Promise<number> {
+  await using reader = await NbdReader.open(nbd, exportName, signal)
+  await using original = await open(imageFile, 'r')
+  const length = Math.min(reader.size, START_BYTES)
+  const expected = Buffer.allocUnsafe(REQUEST_BYTES)
+  for (let offset = 0; offset < length; offset += REQUEST_BYTES) {
+    const wanted = Math.min(REQUEST_BYTES, length - offset)
+    const bytes = await reader.read(offset, wanted)
+    const { bytesRead } = await original.read(expected, 0, wanted, offset)
+    if (!bytes.equals(expected.subarray(0, bytesRead))) {
+      throw new AppError(
+        'ERR_CLI_DEMO',
+        `${exportName} differs from the imported image in the ${wanted} bytes from ${offset}`,
+      )
+    }
+  }
+  return length
+}
+
+function isPlainFile(entry: TreeEntry): boolean {
+  return entry.type === 'file' && (entry.sizeBytes ?? 0) > 0
+}
+
+/** `count` items, evenly from the whole list. */
+function spread<T>(items: readonly T[], count: number): T[] {
+  if (items.length <= count) return [...items]
+  return items.filter(
+    (_, index) =>
+      Math.floor((index * count) / items.length) !==
+      Math.floor(((index - 1) * count) / items.length),
+  )
+}

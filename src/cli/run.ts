@@ -1,0 +1,72 @@
+/**
+ * Runs one command line and gives its exit code, whatever happens. It loads no more than the command at hand
+ * needs; what a command does is elsewhere.
+ */
+import { AppError, isAppError } from '../core/index.ts'
+import type { CliContext } from './context.ts'
+import { EXIT } from './errors.ts'
+import { Interruption } from './interruption.ts'
+import { errorToJson, exitCodeOf, renderError } from './render/error.ts'
+import { createStyle } from './render/style.ts'
+import { readVersion } from './version.ts'
+
+/** Runs one command line (without `node` and the script). @returns the exit code; never throws */
+export async function runCli(args: readonly string[], context: CliContext): Promise<number> {
+  try {
+    const { buildProgram, FIRST_SCREEN } = await import('./program.ts')
+    if (args.length === 0) {
+      context.stdout.write(FIRST_SCREEN)
+      return EXIT.ok
+    }
+    const program = buildProgram({
+      context,
+      version: readVersion(),
+      fullHelp: args.includes('--help'),
+    })
+    await program.parseAsync([...args], { from: 'user' })
+    return EXIT.ok
+  } catch (error) {
+    return report(error, args, context)
+  }
+}
+
+async function report(
+  error: unknown,
+  args: readonly string[],
+  context: CliContext,
+): Promise<number> {
+  const stopped: unknown = context.signal.aborted ? context.signal.reason : undefined
+  if (stopped instanceof Interruption) return stopped.exitCode
+  const reason = usageError(stopped ?? error)
+  if (reason === HELP_WAS_SHOWN) return EXIT.ok
+  if (reason === COMMAND_MISSING) return EXIT.usage
+  // what each code means to a shell stands with the code, whichever module registered it
+  if (isAppError(reason) && reason.definition === undefined)
+    await import('../server/error-tables.ts')
+  if (args.includes('--json')) {
+    context.stderr.write(`${JSON.stringify(errorToJson(reason))}\n`)
+  } else {
+    const color = args.includes('--no-color') ? false : undefined
+    const style = createStyle(context.stderr, context.env, color)
+    context.stderr.write(`${renderError(reason, style)}\n`)
+  }
+  return exitCodeOf(reason)
+}
+
+/** Outcomes for which commander has printed the help already. */
+const HELP_WAS_SHOWN = Symbol('help was asked for')
+const COMMAND_MISSING = Symbol('a group of commands was named, and none of them')
+
+/** commander's complaints in our form. */
+function usageError(error: unknown): unknown {
+  if (!(error instanceof Error && 'code' in error && 'exitCode' in error)) return error
+  const { code, exitCode } = error
+  if (typeof code !== 'string' || !code.startsWith('commander.')) return error
+  if (exitCode === 0) return HELP_WAS_SHOWN
+  if (code === 'commander.help') return COMMAND_MISSING
+  const [message = '', suggestion] = error.message.replace(/^error: /, '').split('\n')
+  const hint = suggestion?.replace(/^\((.*)\)$/, '$1').replace(/^Did you/, 'did you')
+  return new AppError('ERR_CLI_USAGE', message, {
+    hint: hint ?? 'commonpage COMMAND --help shows what is expected',
+  })
+}

@@ -1,0 +1,133 @@
+/**
+ * The one table of settings: name in the file, flag, form, default and meaning. Validation, the JSON Schema
+ * for editors, `config print` and the flags of `serve` come from here. It reads nothing, decides nothing and
+ * imports nothing, so that the command tree can be built from it at once.
+ */
+
+export type SettingKind = 'text' | 'size' | 'address' | 'boolean' | 'workers' | 'choice'
+
+export interface Setting {
+  readonly kind: SettingKind
+  /** Long flag of `serve`, without dashes. */
+  readonly flag: string
+  /** How the flag's value is called in help texts; absent for booleans. */
+  readonly placeholder?: string
+  /** As a user would write it; undefined: unset. */
+  readonly default: string | boolean | undefined
+  readonly choices?: readonly string[]
+  /** Words that are accepted beside the form of the kind. */
+  readonly words?: readonly string[]
+  readonly doc: string
+}
+
+function setting<const T extends Setting>(definition: T): T {
+  return definition
+}
+
+/** Keys are paths in the configuration file; the environment variable follows from them. */
+export const SETTINGS = {
+  data: setting({
+    kind: 'text',
+    flag: 'data',
+    placeholder: 'DIR',
+    default: './data',
+    doc: 'directory that holds everything the server keeps',
+  }),
+  'http.listen': setting({
+    kind: 'address',
+    flag: 'http',
+    placeholder: 'HOST:PORT',
+    default: '127.0.0.1:8080',
+    doc: 'address of the HTTP API and the dashboard; port 0 takes a free one',
+  }),
+  'nbd.listen': setting({
+    kind: 'address',
+    flag: 'nbd',
+    placeholder: 'HOST:PORT',
+    default: '127.0.0.1:10809',
+    doc: 'address of the NBD server; port 0 takes a free one',
+  }),
+  'nbd.socket': setting({
+    kind: 'text',
+    flag: 'nbd-socket',
+    placeholder: 'PATH',
+    default: undefined,
+    doc: 'Unix socket of the NBD server, besides TCP',
+  }),
+  'nbd.defaultExport': setting({
+    kind: 'text',
+    flag: 'default-export',
+    placeholder: 'NAME',
+    default: undefined,
+    doc: 'export that NBD clients get when they name none',
+  }),
+  'cache.size': setting({
+    kind: 'size',
+    flag: 'cache-size',
+    placeholder: 'SIZE',
+    default: 'auto',
+    words: ['auto'],
+    doc: 'memory of the page cache; auto: 60 % of the cgroup limit, else a quarter of memory up to 1 GiB',
+  }),
+  'cache.frameSize': setting({
+    kind: 'size',
+    flag: 'frame-size',
+    placeholder: 'SIZE',
+    default: '64KiB',
+    doc: 'unit of memory and of filling: 16KiB, 32KiB or 64KiB',
+  }),
+  'cache.readahead': setting({
+    kind: 'boolean',
+    flag: 'readahead',
+    default: true,
+    doc: 'read ahead of sequential readers',
+  }),
+  'cache.allowTiny': setting({
+    kind: 'boolean',
+    flag: 'allow-tiny-cache',
+    default: false,
+    doc: 'accept a cache below 64 MiB (for tests)',
+  }),
+  workers: setting({
+    kind: 'workers',
+    flag: 'workers',
+    placeholder: 'N',
+    default: 'auto',
+    words: ['auto'],
+    doc: 'threads that serve reads; auto: one less than the cores, at least 1',
+  }),
+  insecure: setting({
+    kind: 'boolean',
+    flag: 'insecure',
+    default: false,
+    doc: 'listen off loopback without authentication: whoever reaches the port reads, replaces and deletes images',
+  }),
+  'log.level': setting({
+    kind: 'choice',
+    flag: 'log-level',
+    placeholder: 'LEVEL',
+    default: 'info',
+    choices: ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'],
+    doc: 'least severe level that is written',
+  }),
+  'log.format': setting({
+    kind: 'choice',
+    flag: 'log-format',
+    placeholder: 'FORMAT',
+    default: 'auto',
+    choices: ['auto', 'json', 'pretty'],
+    doc: 'form of log lines; auto: pretty on a terminal, else JSON',
+  }),
+} as const satisfies Readonly<Record<string, Setting>>
+
+export type SettingPath = keyof typeof SETTINGS
+
+export const SETTING_PATHS = Object.keys(SETTINGS) as readonly SettingPath[]
+
+export const ENVIRONMENT_PREFIX = 'COMMONPAGE_'
+
+/** `cache.frameSize` → `COMMONPAGE_CACHE__FRAME_SIZE`. */
+export function environmentName(path: string): string {
+  const words = path.split('.').map((part) => part.replaceAll(/[A-Z]/g, '_$&').toUpperCase())
+  return ENVIRONMENT_PREFIX + words.join('__')
+}
