@@ -1,0 +1,82 @@
+/** The decision to poll, on a clock of its own. */
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+
+import { Poller } from '../../src/nbd/polling.ts'
+
+/** A clock in milliseconds; each turn of the loop costs `turnMs`. */
+class Clock {
+  time = 0
+  turnMs = 0.005
+  spent = 0
+  #next: (() => void) | undefined
+
+  readonly poller: Poller
+
+  constructor(options = {}) {
+    this.poller = new Poller(options, (seconds) => (this.spent += seconds), {
+      now: () => this.time,
+      nextTurn: (callback) => (this.#next = callback),
+    })
+  }
+
+  /** Runs the loop for `ms`, then serves a request that takes `serveMs`. */
+  request(ms: number, serveMs = 0.005): void {
+    this.run(ms)
+    const received = this.time
+    this.time += serveMs
+    this.poller.served(received)
+  }
+
+  run(ms: number): void {
+    const end = this.time + ms
+    while (this.#next !== undefined && this.time + this.turnMs <= end) {
+      const next = this.#next
+      this.#next = undefined
+      this.time += this.turnMs
+      next()
+    }
+    this.time = Math.max(this.time, end)
+  }
+}
+
+test('requests that follow each other quickly start it, silence ends it within the window', () => {
+  const clock = new Clock({ maxShare: 1 })
+  for (let i = 0; i < 40; i++) clock.request(0.03)
+  assert.ok(clock.poller.polling)
+  const before = clock.spent
+  clock.run(10)
+  assert.equal(clock.poller.polling, false)
+  assert.ok((clock.spent - before) * 1000 <= 0.11, `${clock.spent - before} s`)
+})
+
+test('requests that come too late never start it', () => {
+  const clock = new Clock()
+  for (let i = 0; i < 500; i++) clock.request(0.5)
+  assert.equal(clock.spent, 0)
+})
+
+test('it gives up when requests become rare', () => {
+  const clock = new Clock()
+  for (let i = 0; i < 40; i++) clock.request(0.03)
+  for (let i = 0; i < 40; i++) clock.request(2)
+  assert.equal(clock.poller.polling, false)
+  const before = clock.spent
+  for (let i = 0; i < 100; i++) clock.request(2)
+  assert.equal(clock.spent, before)
+})
+
+test('its share of the time is bounded', () => {
+  for (const maxShare of [0.1, 0.5]) {
+    const clock = new Clock({ maxShare })
+    while (clock.time < 5000) clock.request(0.05, 0.001)
+    const share = (clock.spent * 1000) / clock.time
+    assert.ok(share <= maxShare * 1.05 && share > maxShare * 0.5, `${share} of ${maxShare}`)
+  }
+})
+
+test('time spent serving is not counted as polling', () => {
+  const clock = new Clock({ maxShare: 1 })
+  for (let i = 0; i < 1000; i++) clock.request(0.02, 0.5)
+  assert.ok(clock.spent * 1000 <= 1000 * 0.021, `${clock.spent} s`)
+})
