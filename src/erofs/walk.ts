@@ -30,7 +30,7 @@ export interface WalkEntry {
    * All extents of the data, as ErofsImage.extents gives them, but through the walk's own window over the
    * metadata. To be used before the next entry is asked for.
    */
-  extents(): AsyncIterable<FileExtent>
+  readonly extents: () => AsyncIterable<FileExtent>
 }
 
 /**

@@ -13,7 +13,7 @@ const BS = 4096
 
 interface Mapped {
   readonly image: ErofsImage
-  map(offset: number, length: number): Promise<FileExtent[]>
+  readonly map: (offset: number, length: number) => Promise<FileExtent[]>
 }
 
 async function fileOf(

@@ -62,8 +62,8 @@ export function readTree(): TreeEntry[] {
 }
 
 /** Paths in tree.jsonl are bytes shown as Latin-1. */
-export function bytesOf(latin1: string): Uint8Array {
-  return Buffer.from(latin1, 'latin1')
+export function bytesOf(text: string): Uint8Array {
+  return Buffer.from(text, 'latin1')
 }
 
 export function latin1(bytes: Uint8Array): string {
