@@ -3,6 +3,9 @@
  * The index is published before the blob and deleted after it, so that a blob that can be seen has one.
  * Page reads are local-page-source.ts.
  */
+import { createReadStream } from 'node:fs'
+import * as fs from 'node:fs/promises'
+
 import type { Digest } from '../core/index.ts'
 import { AppError } from '../core/index.ts'
 import { BlobIndex } from './blob-index.ts'
@@ -13,7 +16,6 @@ import { corrupt, errnoOf, readError } from './errors.ts'
 import { INDEX_SUFFIX, blobIndexKey, blobKey, blobsPrefix, digestOfKey } from './layout.ts'
 import { stagingName } from './local-engine.ts'
 import type { ListOptions, StorageEngine } from './storage-engine.ts'
-import * as fs from 'node:fs'
 
 export interface BlobHead {
   readonly digest: Digest
@@ -83,7 +85,7 @@ export class BlobStore {
       const outcome = await this.#publish(digest, path, indexPath)
       return { ...blob, created: outcome === 'created' }
     } finally {
-      fs.rmSync(indexPath, { force: true })
+      await fs.rm(indexPath, { force: true })
     }
   }
 
@@ -126,7 +128,10 @@ export class BlobStore {
     }
   }
 
-  /** Removes blob and index. Whether anybody still uses it is for the caller to know. */
+  /**
+   * Removes blob and index. The caller knows that nobody uses the blob any more, and that no import runs
+   * that may be storing it again.
+   */
   async delete(digest: Digest): Promise<boolean> {
     const existed = await this.#engine.delete(blobKey(this.#domain, digest))
     await this.#engine.delete(blobIndexKey(this.#domain, digest))
@@ -149,7 +154,7 @@ export class BlobStore {
     const indexPath = staged + INDEX_SUFFIX
     using sink = new BlobSink(staged)
     try {
-      for await (const piece of fs.createReadStream(path)) sink.write(piece as Buffer)
+      for await (const piece of createReadStream(path)) sink.write(piece as Buffer)
       const size = sink.size
       const found = sink.finish()
       if (found.digest !== digest) throw corrupt(`blob ${digest}`, `its bytes are ${found.digest}`)
@@ -159,7 +164,7 @@ export class BlobStore {
     } catch (error) {
       throw errnoOf(error) === undefined ? error : readError(error, path)
     } finally {
-      fs.rmSync(indexPath, { force: true })
+      await fs.rm(indexPath, { force: true })
     }
   }
 

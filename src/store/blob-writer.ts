@@ -5,7 +5,7 @@
  * process.
  */
 import { createHash } from 'node:crypto'
-import * as fs from 'node:fs'
+import * as fs from 'node:fs/promises'
 
 import type { Digest } from '../core/index.ts'
 import { BLOB_INDEX, encodeBlobIndexHeader } from './blob-index-codec.ts'
@@ -145,7 +145,7 @@ export class BlobWriter implements AsyncDisposable {
       const outcome = await this.#publish(blob.digest, this.#sink.path, indexPath)
       return { ...blob, created: outcome === 'created' }
     } finally {
-      if (staged !== undefined) fs.rmSync(staged.indexPath, { force: true })
+      if (staged !== undefined) await fs.rm(staged.indexPath, { force: true })
       this.#clean()
     }
   }

@@ -1,3 +1,4 @@
+// oxlint-disable node/no-sync -- runs in the import process, where a blocking call is the cheapest one
 /**
  * How runs of the chunk index come to be: from the index files of blobs, and from each other. Decides
  * nothing about when (chunk-index.ts does).

@@ -1,3 +1,4 @@
+// oxlint-disable node/no-sync -- runs in the import process, where a blocking call is the cheapest one
 /**
  * Finds a chunk's place among all blobs of a domain (docs/adr/0004-chunk-index.md). Derived from the
  * blobs' index files and never trusted further than they are: the folder may be deleted at any time.
@@ -125,7 +126,7 @@ export class ChunkIndex implements AsyncDisposable {
     const order = [...questions.entries()].toSorted(([, a], [, b]) =>
       a.rawDigest.compare(b.rawDigest),
     )
-    const answers = new Array<FoundChunk | undefined>(questions.length).fill(undefined)
+    const answers: (FoundChunk | undefined)[] = Array.from({ length: questions.length })
     for (const [place, question] of order) {
       answers[place] = this.lookup(question.rawDigest, question.length)
     }
@@ -283,8 +284,10 @@ export class ChunkIndex implements AsyncDisposable {
         for (const run of merging) this.#remove(run)
       } catch (error) {
         // The inputs have given up their filters: they are opened again, or dropped when damaged.
+        const before = this.#runs.length
         for (const run of merging) this.#reopen(run)
-        if (!isAppError(error) || error.code !== 'ERR_STORE_CORRUPT') throw error
+        const damaged = isAppError(error) && error.code === 'ERR_STORE_CORRUPT'
+        if (!damaged || this.#runs.length === before) throw error
       }
     }
   }

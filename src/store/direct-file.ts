@@ -1,3 +1,4 @@
+// oxlint-disable node/no-sync -- runs on fill threads, where a blocking read is the cheapest one
 /**
  * A file that is read past the kernel's page cache where its file system allows it; where it does not,
  * that is said once and the file is read through the cache. Knows about alignment and nothing about

@@ -28,7 +28,8 @@ export class DirectoryLock implements Disposable {
     let database: DatabaseSync | undefined
     try {
       database = new DatabaseSync(file, { timeout: timeoutMs })
-      database.exec('BEGIN EXCLUSIVE')
+      // Nothing is written, so there is nothing to roll back: no journal file appears beside the lock.
+      database.exec('PRAGMA journal_mode = MEMORY; BEGIN EXCLUSIVE')
       return new DirectoryLock(database)
     } catch (error) {
       database?.close()

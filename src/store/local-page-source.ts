@@ -1,3 +1,4 @@
+// oxlint-disable node/no-sync -- runs on fill threads, where a blocking read is the cheapest one
 /**
  * Reads pages and page digests of blobs straight from the files of a local store into the cache's
  * frames, past the kernel's page cache where the file system can (O_DIRECT). For fill threads:
