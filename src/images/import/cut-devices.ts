@@ -3,7 +3,7 @@
  * then everything else, and the rests of chunks, in the order of the device. Reads the devices and hands
  * pieces to the piece store; it decides borders only.
  */
-import { KIB } from '../../core/index.ts'
+import { KIB, MIB } from '../../core/index.ts'
 import { ChunkParts } from './chunk-parts.ts'
 import { Float64Column, rowsInOrder } from './columns.ts'
 import type { DataExtents, Intervals } from './data-extents.ts'
@@ -18,8 +18,8 @@ export const CHUNK_BYTES = 64 * KIB
 const SMALLEST_BLOCK_BYTES = 512
 const MAX_PARTS = CHUNK_BYTES / SMALLEST_BLOCK_BYTES + 1
 
-/** Called between pieces with the bytes that were worked off since the last call; may throw to stop. */
-export type OnBytes = (bytes: number) => void
+/** Longer gaps are worked off in such steps, each of which ends on a border of fixed pieces. */
+const GAP_STEP_BYTES = 16 * MIB
 
 /** Bytes that the chunk pass left to be cut like metadata. */
 interface LeftOver {
@@ -34,20 +34,19 @@ export interface CutInput {
   readonly cuts: CutPoints
   /** Devices that have a map already: nothing of them is cut. */
   readonly taken: Intervals
-  readonly onBytes: OnBytes
 }
 
-/** Accounts for every byte of every device that is not taken. */
-export function cutDevices(input: CutInput): void {
+/** Accounts for every byte of every device that is not taken. Yields the bytes of each step. */
+export function* cutDevices(input: CutInput): Generator<number, void, void> {
   const covered = input.extents.claim(input.taken)
   const left: LeftOver = { address: new Float64Column(), length: new Float64Column() }
-  cutFiles(input, left)
+  yield* cutFiles(input, left)
   addGaps(input, covered, left)
-  cutTheRest(input, left)
+  yield* cutTheRest(input, left)
 }
 
-function cutFiles(input: CutInput, left: LeftOver): void {
-  const { extents, pieces, reader, onBytes } = input
+function* cutFiles(input: CutInput, left: LeftOver): Generator<number, void, void> {
+  const { extents, pieces, reader } = input
   const parts = new ChunkParts(MAX_PARTS)
   const gathered = Buffer.alloc(CHUNK_BYTES)
   const read = (address: number, target: Buffer): void => reader.copy(address, target)
@@ -72,7 +71,7 @@ function cutFiles(input: CutInput, left: LeftOver): void {
           left.length.push(ownedLength)
         })
       }
-      onBytes(parts.ownedBytes)
+      yield parts.ownedBytes
     }
   }
 }
@@ -83,9 +82,12 @@ function addGaps(input: CutInput, covered: Intervals, left: LeftOver): void {
   // Devices may touch, so a covered range may reach from one into the next.
   let coveredTo = 0
   const addGap = (from: number, to: number): void => {
-    if (to <= from) return
-    left.address.push(from)
-    left.length.push(to - from)
+    for (let at = from; at < to;) {
+      const stop = Math.min(to, (Math.floor(at / GAP_STEP_BYTES) + 1) * GAP_STEP_BYTES)
+      left.address.push(at)
+      left.length.push(stop - at)
+      at = stop
+    }
   }
   for (const device of input.reader.devices) {
     const end = device.base + device.size
@@ -98,8 +100,8 @@ function addGaps(input: CutInput, covered: Intervals, left: LeftOver): void {
 }
 
 /** Left-over ranges and the rests of chunks, together in the order of their addresses. */
-function cutTheRest(input: CutInput, left: LeftOver): void {
-  const { reader, pieces, onBytes } = input
+function* cutTheRest(input: CutInput, left: LeftOver): Generator<number, void, void> {
+  const { reader, pieces } = input
   const { deferred } = pieces
   const gaps = left.address.length
   const addresses = new Float64Array(gaps + deferred.address.length)
@@ -121,8 +123,8 @@ function cutTheRest(input: CutInput, left: LeftOver): void {
       const bytes = reader.view(address, length)
       if (kind === 'block') pieces.addBlocks(address, bytes)
       else pieces.addPacked(address, bytes)
-      onBytes(length)
     })
+    yield to - from
   }
 }
 

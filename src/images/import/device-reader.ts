@@ -66,8 +66,8 @@ export class DeviceReader implements Disposable {
     return this.#open.reduce((sum, device) => sum + device.size, 0)
   }
 
-  /** sha256 of a device. `onBytes` is called with the bytes done since its last call. */
-  digest(index: number, onBytes: (bytes: number) => void): Digest {
+  /** sha256 of a device. Yields the bytes of each step. */
+  *digest(index: number): Generator<number, Digest, void> {
     const device = this.#device(index)
     const hasher = createHash('sha256')
     const buffer = Buffer.allocUnsafe(DATA_WINDOW_BYTES) // overwritten by every read before it is used
@@ -76,7 +76,7 @@ export class DeviceReader implements Disposable {
       readFully(device, buffer.subarray(0, length), at)
       hasher.update(buffer.subarray(0, length))
       at += length
-      onBytes(length)
+      yield length
     }
     return `sha256:${hasher.digest('hex')}`
   }

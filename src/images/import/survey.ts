@@ -5,7 +5,7 @@
  */
 import { isAppError } from '../../core/index.ts'
 import type { ErofsImage, Inode, WalkEntry } from '../../erofs/index.ts'
-import { openErofs, walk } from '../../erofs/index.ts'
+import { walk } from '../../erofs/index.ts'
 import { imageError } from '../errors.ts'
 import { DataExtents } from './data-extents.ts'
 import type { DeviceReader } from './device-reader.ts'
@@ -50,15 +50,6 @@ export async function surveyImage(
     await surveyor.add(entry)
   }
   return surveyor.result()
-}
-
-/** @throws ERR_EROFS_* */
-export function openDevices(reader: DeviceReader): Promise<ErofsImage> {
-  const sizes = reader.devices.map((device) => device.size)
-  return openErofs(reader.source(0), {
-    deviceCount: sizes.length,
-    extraDeviceSizes: sizes.slice(1),
-  })
 }
 
 async function internalInodes(image: ErofsImage): Promise<Inode[]> {

@@ -10,25 +10,29 @@ import { MIB } from '../../core/index.ts'
 import type { DeviceMap } from '../../store/index.ts'
 import { AddressMap } from '../address-map.ts'
 import type { PieceVisitor, ViewBlob } from '../range-map.ts'
-import type { OnBytes } from './cut-devices.ts'
 
 const BUFFER_BYTES = MIB
+/** Between two steps the process may say how far it is, and may be stopped. */
+const STEP_BYTES = 16 * MIB
 /** File handles of blobs kept open: a device of many generations refers to many blobs. */
 const MAX_OPEN_BLOBS = 64
 
-/** sha256 of the bytes that the map gives. @throws errors of the file system */
-export function digestThroughMap(
+/** sha256 of the bytes that the map gives. Yields the bytes of each step. @throws errors of the file system */
+export function* digestThroughMap(
   map: DeviceMap,
   pathOf: (blob: Digest) => string,
-  onBytes: OnBytes,
-): Digest {
+): Generator<number, Digest, void> {
   using blobs = new OpenBlobs(pathOf)
-  const visitor = new HashingVisitor(blobs, onBytes)
+  const visitor = new HashingVisitor(blobs)
   const address = new AddressMap(
     map,
     map.blobs.map((blob) => ({ ...blob, blobNo: 1, ordinalBase: 0 })),
   )
-  address.visitRange(0, address.size, visitor)
+  for (let at = 0; at < address.size; at += STEP_BYTES) {
+    const length = Math.min(STEP_BYTES, address.size - at)
+    address.visitRange(at, length, visitor)
+    yield length
+  }
   return visitor.digest()
 }
 
@@ -37,12 +41,10 @@ class HashingVisitor implements PieceVisitor {
   readonly #hash = createHash('sha256')
   readonly #buffer = Buffer.alloc(BUFFER_BYTES)
   readonly #blobs: OpenBlobs
-  readonly #onBytes: OnBytes
   #filled = 0
 
-  constructor(blobs: OpenBlobs, onBytes: OnBytes) {
+  constructor(blobs: OpenBlobs) {
     this.#blobs = blobs
-    this.#onBytes = onBytes
   }
 
   piece(blob: ViewBlob, blobOffset: number, length: number): void {
@@ -70,7 +72,6 @@ class HashingVisitor implements PieceVisitor {
 
   #flush(): void {
     this.#hash.update(this.#buffer.subarray(0, this.#filled))
-    this.#onBytes(this.#filled)
     this.#filled = 0
   }
 }

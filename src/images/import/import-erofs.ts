@@ -1,0 +1,341 @@
+/**
+ * Imports an image: hashes its devices, cuts them into pieces, stores what the domain does not have in one
+ * new blob, proves that the new maps reproduce every byte, and then publishes blob, maps and record, in this
+ * order. Runs in the import process. Tags are the owner's business.
+ *
+ * Memory beside fixed buffers (some 20 MiB): 28 bytes for each run of file data and each run of the map, 64 for
+ * each new chunk with a rest, 16 for each inode, 8 for each chunk index filter's share. Nothing grows with bytes.
+ */
+import type { Digest } from '../../core/index.ts'
+import { isAppError } from '../../core/index.ts'
+import type { ErofsImage } from '../../erofs/index.ts'
+import type { DeviceMap, DomainStore, MapBlob, MapFacts, Store } from '../../store/index.ts'
+import { decodeMap } from '../../store/index.ts'
+import type { ResolvedSource, StoredBlob } from '../../store/index.ts'
+import { zeroBytesOf } from '../blob-usage.ts'
+import { imageError } from '../errors.ts'
+import type { ImageRecord } from '../image-record.ts'
+import { encodeImageRecord, MAX_DEVICES } from '../image-record.ts'
+import { cutDevices, spansOf } from './cut-devices.ts'
+import { DataExtents } from './data-extents.ts'
+import { DeviceReader } from './device-reader.ts'
+import { deviceRecords, openDevices } from './import-devices.ts'
+import { MappingTable } from './mapping-table.ts'
+import { CutPoints } from './metadata-cuts.ts'
+import { FIRST_EXISTING, PieceStore } from './piece-store.ts'
+import type { ImportProgress } from './progress.ts'
+import { ProgressMeter } from './progress.ts'
+import type { SharedWith } from './shared-with.ts'
+import { sharedWith } from './shared-with.ts'
+import type { Survey } from './survey.ts'
+import { surveyImage } from './survey.ts'
+import { digestThroughMap } from './verify.ts'
+import { blobPath } from './blob-path.ts'
+
+/** Where a device's bytes are: a file of the store's uploads, or a blob that was uploaded before. */
+export type ImportDevice = { readonly path: string } | { readonly digest: Digest }
+
+export interface ImportOptions {
+  readonly store: Store
+  readonly domain: string
+  /** The primary first, then extra devices in slot order. */
+  readonly devices: readonly ImportDevice[]
+  readonly signal?: AbortSignal
+  /** Called at most ten times a second, and at the start of each phase. */
+  readonly onProgress?: (progress: ImportProgress) => void
+}
+
+/** What the API calls ImportReport, but for the ref, which the import does not know. */
+export interface ImportSummary {
+  readonly digest: Digest
+  readonly sizeBytes: number
+  readonly logicalBytes: number
+  readonly newBytes: number
+  readonly sharedBytes: number
+  readonly zeroBytes: number
+  readonly sharedWith: readonly SharedWith[]
+  readonly filesystem: 'erofs' | 'unknown'
+  readonly inodes: number
+  readonly notes: readonly string[]
+}
+
+interface Device {
+  readonly digest: Digest
+  readonly size: number
+  /** The map that the domain has of it already. */
+  readonly known: DeviceMap | undefined
+}
+
+/**
+ * @throws ERR_IMPORT_DEVICES, ERR_IMPORT_EMPTY, ERR_IMPORT_SOURCE, ERR_IMPORT_VERIFY, ERR_STORE_FULL,
+ * ERR_STORE_WRITE_FAILED, ERR_STORE_BLOB_MISSING, ERR_ABORTED: nothing is visible then
+ */
+export async function importErofs(options: ImportOptions): Promise<ImportSummary> {
+  const domain = options.store.domain(options.domain)
+  using reader = DeviceReader.open(await devicePaths(options, domain))
+  const opened = await openDevices(reader)
+  const meter = new ProgressMeter(reader.totalSize, options.onProgress, options.signal)
+  meter.enter('reading')
+  const image = 'image' in opened ? opened.image : undefined
+  const devices = await identify(options, domain, reader, meter, image !== undefined)
+  const run = new ImportRun({ store: options.store, domain, reader, meter, devices })
+  if ('reason' in opened)
+    run.note(`cut at fixed offsets, because it could not be read: ${opened.reason}`)
+  const result = await run.store(image, options.signal)
+  const sizes = devices.map((device) => device.size)
+  const digests = devices.map((device) => device.digest)
+  const record: ImageRecord = {
+    devices: deviceRecords(sizes, digests, image),
+    origin: { format: 'erofs' },
+  }
+  meter.check()
+  const digest = await domain.manifests.put(encodeImageRecord(record))
+  return summarise(domain, digest, result, run.notes)
+}
+
+async function devicePaths(options: ImportOptions, domain: DomainStore): Promise<string[]> {
+  const { devices, store } = options
+  if (devices.length < 1 || devices.length > MAX_DEVICES) {
+    throw imageError(
+      'ERR_IMPORT_DEVICES',
+      `${devices.length} devices, expected 1 to ${MAX_DEVICES}`,
+    )
+  }
+  const paths: string[] = []
+  for (const device of devices) {
+    paths.push('path' in device ? device.path : await blobPath(store, domain, device.digest))
+  }
+  return paths
+}
+
+/** Digests of the devices, and the maps that the domain has of them. */
+async function identify(
+  options: ImportOptions,
+  domain: DomainStore,
+  reader: DeviceReader,
+  meter: ProgressMeter,
+  isErofs: boolean,
+): Promise<Device[]> {
+  const devices: Device[] = []
+  for (const [index, { size }] of reader.devices.entries()) {
+    const digest = await meter.run(reader.digest(index))
+    const given = options.devices[index]
+    if (given !== undefined && 'digest' in given && given.digest !== digest) {
+      throw imageError('ERR_IMPORT_SOURCE', `blob ${given.digest} has bytes of ${digest}`)
+    }
+    devices.push({ digest, size, known: await knownMap(domain, digest, index === 0 && isErofs) })
+  }
+  return devices
+}
+
+/**
+ * A map that can be used as it is: valid, its blobs there. A primary that can be read now but could not be
+ * when it was imported is cut again.
+ */
+async function knownMap(
+  domain: DomainStore,
+  device: Digest,
+  mustBeParsed: boolean,
+): Promise<DeviceMap | undefined> {
+  try {
+    const map = (await domain.maps.get(device))?.map
+    if (map === undefined || (mustBeParsed && !map.parsedAsErofs)) return undefined
+    for (const { digest, size } of map.blobs) {
+      if ((await domain.blobs.head(digest))?.size !== size) return undefined
+    }
+    return map
+  } catch (error) {
+    // Damaged maps are replaced by a new generation.
+    if (isAppError(error) && error.code === 'ERR_STORE_CORRUPT') return undefined
+    throw error
+  }
+}
+
+interface RunParts {
+  readonly store: Store
+  readonly domain: DomainStore
+  readonly reader: DeviceReader
+  readonly meter: ProgressMeter
+  readonly devices: readonly Device[]
+}
+
+interface StoredImage {
+  readonly maps: readonly DeviceMap[]
+  readonly newBytes: number
+}
+
+/** What one attempt cuts: along the survey, or at fixed offsets; with what the domain has, or without. */
+interface Attempt {
+  readonly survey: Survey | undefined
+  readonly shares: boolean
+  /** Of the primary. */
+  readonly facts: MapFacts
+}
+
+/** Extra devices hold data only. */
+const NOT_PARSED: MapFacts = { parsedAsErofs: false, logicalBytes: 0, inodeCount: 0 }
+
+class ImportRun {
+  readonly notes: string[] = []
+  readonly #parts: RunParts
+
+  constructor(parts: RunParts) {
+    this.#parts = parts
+  }
+
+  note(text: string): void {
+    this.notes.push(text)
+  }
+
+  /** Stores what is new of the devices. @returns a verified map of each device, published */
+  async store(
+    image: ErofsImage | undefined,
+    signal: AbortSignal | undefined,
+  ): Promise<StoredImage> {
+    const known = this.#parts.devices.map((device) => device.known)
+    if (known.every((map) => map !== undefined)) {
+      this.note('every device was in the domain already')
+      return { maps: known, newBytes: 0 }
+    }
+    const survey = image === undefined ? undefined : await this.#survey(image, signal)
+    const facts: MapFacts = {
+      parsedAsErofs: survey !== undefined,
+      logicalBytes: survey?.logicalBytes ?? 0,
+      inodeCount: survey?.inodes ?? 0,
+    }
+    const stored = await this.#attempt({ survey, shares: true, facts })
+    if (stored !== undefined) return stored
+    this.note('stored once more as a whole: the bytes did not come back through the first map')
+    const again = await this.#attempt({ survey: undefined, shares: false, facts })
+    if (again !== undefined) return again
+    throw imageError(
+      'ERR_IMPORT_VERIFY',
+      'the stored bytes do not reproduce the devices, nothing was published',
+      { hint: 'check the disk of the data directory, and that the source does not change' },
+    )
+  }
+
+  async #survey(image: ErofsImage, signal: AbortSignal | undefined): Promise<Survey | undefined> {
+    try {
+      const survey = await surveyImage(this.#parts.reader, image, signal)
+      const { compressedFiles, damagedFiles } = survey
+      if (compressedFiles > 0) {
+        this.note(`${compressedFiles} compressed files are cut at fixed offsets, not by content`)
+      }
+      if (damagedFiles > 0) this.note(`${damagedFiles} files have data outside of the devices`)
+      return survey
+    } catch (error) {
+      if (signal?.aborted === true) this.#parts.meter.check()
+      const isImagesFault =
+        isAppError(error) &&
+        (error.code.startsWith('ERR_EROFS_') || error.code === 'ERR_IMPORT_TOO_COMPLEX')
+      if (!isImagesFault) throw error
+      this.note(`cut at fixed offsets, because its tree could not be read: ${error.message}`)
+      return undefined
+    }
+  }
+
+  /** @returns undefined when the maps do not reproduce the devices */
+  async #attempt(attempt: Attempt): Promise<StoredImage | undefined> {
+    const { domain, meter, reader, devices } = this.#parts
+    await using index = await domain.chunkIndex()
+    await using writer = await domain.blobs.createWriter()
+    const mappings = new MappingTable()
+    const known = attempt.shares ? index : undefined
+    const pieces = new PieceStore({ writer, known, mappings })
+    meter.enter('writing')
+    await meter.run(
+      cutDevices({
+        reader,
+        pieces,
+        extents: attempt.survey?.extents ?? new DataExtents(),
+        cuts: attempt.survey?.cuts ?? new CutPoints(),
+        taken: spansOf(reader.devices.filter((_, device) => devices[device]?.known !== undefined)),
+      }),
+    )
+    meter.check()
+    const blob = await writer.finish()
+    const sources = await this.#resolve(blob, pieces.existingBlobs)
+    const builders = mappings.build(
+      reader.devices,
+      FIRST_EXISTING - 1 + pieces.existingBlobs.length,
+    )
+    const encoded = builders.map((builder, device) =>
+      devices[device]?.known === undefined
+        ? builder.encode(sources, device === 0 ? attempt.facts : NOT_PARSED)
+        : undefined,
+    )
+    const maps = encoded.map((bytes, device) => {
+      const map = bytes === undefined ? devices[device]?.known : decodeMap(bytes)
+      if (map === undefined)
+        throw new TypeError(`device ${device} has neither a new map nor an old one`)
+      return map
+    })
+    if (!(await this.#verify(maps))) return undefined
+    meter.enter('publishing')
+    for (const [device, bytes] of encoded.entries()) {
+      const digest = devices[device]?.digest
+      if (bytes !== undefined && digest !== undefined) await domain.maps.put(digest, bytes)
+    }
+    if (blob !== undefined) await index.addBlob(blob.digest)
+    return { maps, newBytes: blob?.created === true ? blob.size : 0 }
+  }
+
+  /** Reads every new map's bytes back from the disk. */
+  async #verify(maps: readonly DeviceMap[]): Promise<boolean> {
+    const { store, domain, meter, devices } = this.#parts
+    meter.enter('verifying')
+    const paths = new Map<Digest, string>()
+    for (const { digest } of maps.flatMap((map) => map.blobs)) {
+      if (!paths.has(digest)) paths.set(digest, await blobPath(store, domain, digest))
+    }
+    const pathOf = (blob: Digest): string => paths.get(blob) ?? ''
+    for (const [device, map] of maps.entries()) {
+      if (devices[device]?.known !== undefined) continue
+      const digest = await meter.run(digestThroughMap(map, pathOf))
+      if (digest !== devices[device]?.digest) return false
+    }
+    return true
+  }
+
+  async #resolve(
+    blob: StoredBlob | undefined,
+    existing: readonly Digest[],
+  ): Promise<(ResolvedSource | undefined)[]> {
+    const { domain } = this.#parts
+    const resolved: (ResolvedSource | undefined)[] = [undefined, undefined]
+    if (blob !== undefined) {
+      const own: MapBlob = { digest: blob.digest, size: blob.size }
+      resolved[0] = { blob: own, base: 0 }
+      resolved[1] = { blob: own, base: blob.region1Length }
+    }
+    for (const digest of existing) {
+      const head = await domain.blobs.head(digest)
+      resolved.push(head === undefined ? undefined : { blob: head, base: 0 })
+    }
+    return resolved
+  }
+}
+
+async function summarise(
+  domain: DomainStore,
+  digest: Digest,
+  { maps, newBytes }: StoredImage,
+  notes: readonly string[],
+): Promise<ImportSummary> {
+  const sizeBytes = maps.reduce((sum, map) => sum + map.size, 0)
+  const zeroBytes = maps.reduce((sum, map) => sum + zeroBytesOf(map), 0)
+  return {
+    digest,
+    sizeBytes,
+    logicalBytes: maps[0]?.logicalBytes ?? 0,
+    newBytes,
+    // What needed no room: found in the domain, or in the same image before.
+    sharedBytes: Math.max(0, sizeBytes - zeroBytes - newBytes),
+    zeroBytes,
+    sharedWith: await sharedWith(domain, maps, digest),
+    filesystem: maps[0]?.parsedAsErofs === true ? 'erofs' : 'unknown',
+    inodes: maps[0]?.inodeCount ?? 0,
+    notes,
+  }
+}
