@@ -21,11 +21,11 @@ function percentiles(micros: number[]): string {
   return `p50 ${at(0.5).padStart(4)} µs   p90 ${at(0.9).padStart(4)} µs   p99 ${at(0.99).padStart(4)} µs`
 }
 
-async function timed(once: (i: number) => Promise<unknown>): Promise<string> {
+async function timed(measured: (i: number) => Promise<unknown>): Promise<string> {
   const micros: number[] = []
   for (let i = 0; i < READS; i++) {
     const start = performance.now()
-    await once(i)
+    await measured(i)
     micros.push((performance.now() - start) * 1000)
   }
   return percentiles(micros)

@@ -134,7 +134,7 @@ function readCarelessly(): void {
 
 /** Reads of one to five pages through keeper and fill thread, some given up half way. */
 async function read(): Promise<void> {
-  await using reader = makeReader()
+  const reader = makeReader()
   const random = randomPages(data.row + 1)
   const { frameSize } = memory
   let wrong = 0
@@ -158,6 +158,8 @@ async function read(): Promise<void> {
       refused++
     }
   }
+  // Grants of reads that were given up return their pins before the reader is closed.
+  await reader[Symbol.asyncDispose]()
   parentPort?.postMessage({ reads: data.reads, wrong, refused } satisfies StressResult)
 }
 

@@ -1,0 +1,370 @@
+/**
+ * The keeper's decisions, without threads: messages go in by calls, what it sends is collected, fills are
+ * reported by hand, time is a variable.
+ */
+import assert from 'node:assert/strict'
+import { describe, test } from 'node:test'
+
+import {
+  type CachePolicy,
+  cacheStats,
+  createCacheMemory,
+  Keeper,
+  type KeeperOptions,
+  pinnedBytes,
+  sumCacheCounters,
+} from '../../src/cache/index.ts'
+import { FRAME, recordOf } from '../../src/cache/frame-table.ts'
+import { openCacheMemory } from '../../src/cache/memory.ts'
+import { GRANTED, type ReaderAnswer, type ReadGrant } from '../../src/cache/messages.ts'
+import { unpin } from '../../src/cache/pin-protocol.ts'
+import { SampleWriter } from '../../src/cache/sample-ring.ts'
+
+const FRAME_SIZE = 16_384
+
+class Bench {
+  readonly memory
+  readonly keeper: Keeper
+  readonly answers = new Map<number, ReaderAnswer>()
+  readonly answered: number[] = []
+  /** Fills handed out and not reported, in order. */
+  readonly orders: { frame: number; blobNo: number; pageNo: number; validBytes: number }[] = []
+  readonly forgotten: number[] = []
+  now = 0
+  #lastId = 0
+
+  constructor(frames = 8, options: KeeperOptions = {}) {
+    const cacheBytes = frames * FRAME_SIZE
+    this.memory = createCacheMemory({
+      cacheBytes,
+      frameSize: FRAME_SIZE,
+      threads: 1,
+      allowTiny: true,
+    })
+    this.keeper = new Keeper(this.memory, { now: () => this.now, ...options })
+    this.keeper.addReader((answers) => {
+      for (const answer of answers) {
+        this.answers.set(answer.id, answer)
+        this.answered.push(answer.id)
+      }
+    })
+    this.addFiller()
+  }
+
+  addFiller(): void {
+    this.keeper.addFiller(({ fills, forget }) => {
+      this.forgotten.push(...forget)
+      for (let i = 0; i < fills.length; i += 4) {
+        const [frame = 0, blobNo = 0, pageNo = 0, validBytes = 0] = fills.slice(i)
+        this.orders.push({ frame, blobNo, pageNo, validBytes })
+      }
+    })
+  }
+
+  open(pages = 100, digest = 'a', domain = 'd'): number {
+    const size = pages * FRAME_SIZE
+    return this.keeper.openBlobs([{ domain, digest, size }])[0]?.blobNo ?? assert.fail()
+  }
+
+  read(blobNo: number, pageNos: number[], imageId = 0): number {
+    const id = ++this.#lastId
+    const pages = pageNos.flatMap((pageNo) => [blobNo, pageNo])
+    this.keeper.fromReader(0, [{ type: 'read', id, imageId, pages }])
+    return id
+  }
+
+  fetch(type: 'readahead' | 'prefetch', blobNo: number, pageNos: number[]): void {
+    const pages = pageNos.flatMap((pageNo) => [blobNo, pageNo])
+    this.keeper.fromReader(0, [{ type, imageId: 0, pages }])
+  }
+
+  /** Reports the oldest `count` orders as done. */
+  fill(count = Infinity): void {
+    const done = this.orders.splice(0, count)
+    this.keeper.fromFiller(done.map(({ frame }) => ({ frame })))
+  }
+
+  grant(id: number): ReadGrant {
+    const answer = this.answers.get(id)
+    assert.ok(answer !== undefined && 'frames' in answer, `no grant for ${id}`)
+    return answer
+  }
+
+  code(id: number): string {
+    const answer = this.answers.get(id)
+    assert.ok(answer !== undefined && 'error' in answer, `no refusal for ${id}`)
+    return answer.error.code
+  }
+
+  release(id: number): void {
+    const { table } = openCacheMemory(this.memory)
+    for (const frame of this.grant(id).frames) unpin(table, recordOf(frame))
+  }
+
+  get stats() {
+    return cacheStats(sumCacheCounters(this.memory))
+  }
+
+  get pinned(): number {
+    return pinnedBytes(this.memory) / FRAME_SIZE
+  }
+}
+
+describe('Keeper', () => {
+  test('one fill per page, however many ask', () => {
+    const bench = new Bench()
+    const blob = bench.open()
+    const ids = Array.from({ length: 64 }, () => bench.read(blob, [3]))
+    assert.equal(bench.orders.length, 1)
+    assert.equal(bench.answered.length, 0)
+    bench.fill()
+    assert.deepEqual(bench.answered, ids)
+    const how = ids.map((id) => bench.grant(id).how[0])
+    assert.deepEqual(how, [GRANTED.FILLED, ...ids.slice(1).map(() => GRANTED.COALESCED)])
+    const late = bench.read(blob, [3])
+    assert.deepEqual(bench.grant(late).how, [GRANTED.RESIDENT])
+    for (const id of [...ids, late]) bench.release(id)
+    assert.equal(bench.pinned, 0)
+    assert.equal(bench.stats.fills.demand, 1)
+  })
+
+  test('a grant has every page or none, and pages come with the valid length of their blob', () => {
+    const bench = new Bench()
+    const [blob] = bench.keeper.openBlobs([{ domain: 'd', digest: 'x', size: 2 * FRAME_SIZE + 5 }])
+    const id = bench.read(blob?.blobNo ?? 0, [0, 1, 2])
+    assert.deepEqual(
+      bench.orders.map(({ validBytes }) => validBytes),
+      [FRAME_SIZE, FRAME_SIZE, 5],
+    )
+    bench.fill(2)
+    assert.equal(bench.answers.has(id), false)
+    bench.fill()
+    assert.equal(bench.grant(id).frames.length, 3)
+    assert.equal(bench.pinned, 3)
+  })
+
+  test('a failed page fails the read, returns its pins, and is not remembered', () => {
+    const bench = new Bench()
+    const blob = bench.open()
+    const first = bench.read(blob, [0, 1])
+    const joined = bench.read(blob, [1])
+    const [ok, bad] = bench.orders.splice(0)
+    assert.ok(ok && bad)
+    bench.keeper.fromFiller([
+      { frame: ok.frame },
+      { frame: bad.frame, error: { code: 'ERR_CACHE_PAGE_CORRUPT', message: 'no' } },
+    ])
+    assert.equal(bench.code(first), 'ERR_CACHE_PAGE_CORRUPT')
+    assert.equal(bench.code(joined), 'ERR_CACHE_PAGE_CORRUPT')
+    assert.equal(bench.pinned, 0)
+    assert.equal(bench.stats.fillErrors.ERR_CACHE_PAGE_CORRUPT, 1)
+    const again = bench.read(blob, [0, 1])
+    assert.equal(bench.orders.length, 1, 'page 0 stayed, page 1 is read again')
+    bench.fill()
+    assert.deepEqual(bench.grant(again).how, [GRANTED.RESIDENT, GRANTED.FILLED])
+  })
+
+  test('reads that lack frames wait in order, hold nothing, and are not overtaken', () => {
+    const bench = new Bench(8)
+    const blob = bench.open()
+    const holders = [bench.read(blob, [0, 1, 2, 3]), bench.read(blob, [4, 5, 6])]
+    bench.fill()
+    assert.equal(bench.pinned, 7)
+    const large = bench.read(blob, [0, 10, 11])
+    const small = bench.read(blob, [12])
+    assert.equal(bench.orders.length, 0, 'one frame is free, but it is not for the second in line')
+    assert.equal(bench.pinned, 7, 'the waiting read holds not even the page that is in memory')
+    assert.equal(bench.stats.grantsWaiting, 2)
+    const resident = bench.read(blob, [5])
+    assert.deepEqual(
+      bench.grant(resident).how,
+      [GRANTED.RESIDENT],
+      'needs no frame: waits for nobody',
+    )
+    bench.release(resident)
+    assert.equal(bench.keeper.pollInMs, 1)
+    bench.release(holders[1] ?? 0)
+    bench.keeper.poll()
+    bench.fill()
+    assert.deepEqual(bench.answered.slice(-2), [large, small])
+    assert.equal(bench.stats.grantsWaiting, 0)
+    for (const id of [holders[0] ?? 0, large, small]) bench.release(id)
+    assert.equal(bench.pinned, 0)
+  })
+
+  test('the queue of waiting reads is bounded', () => {
+    const bench = new Bench(8, { maxWaiting: 2 })
+    const blob = bench.open()
+    bench.read(blob, [0, 1, 2, 3])
+    bench.read(blob, [4, 5, 6, 7])
+    bench.fill()
+    const waiting = [bench.read(blob, [8]), bench.read(blob, [9])]
+    const refused = bench.read(blob, [10])
+    assert.equal(bench.code(refused), 'ERR_CACHE_OVERLOADED')
+    assert.ok(waiting.every((id) => !bench.answers.has(id)))
+    assert.equal(bench.stats.overloads, 1)
+  })
+
+  test('a deadline ends waiting and filling reads alike; a late page is still published', () => {
+    const bench = new Bench(8, { fillTimeoutMs: 500 })
+    const blob = bench.open()
+    bench.read(blob, [0, 1, 2, 3])
+    bench.read(blob, [4, 5, 6])
+    bench.fill()
+    const filling = bench.read(blob, [0, 7])
+    const waiting = bench.read(blob, [8, 9])
+    assert.ok((bench.keeper.pollInMs ?? Infinity) < 500)
+    bench.now = 501
+    bench.keeper.poll()
+    assert.equal(bench.code(filling), 'ERR_CACHE_FILL_TIMEOUT')
+    assert.equal(bench.code(waiting), 'ERR_CACHE_FILL_TIMEOUT')
+    assert.equal(bench.pinned, 7)
+    assert.equal(bench.stats.fillErrors.ERR_CACHE_FILL_TIMEOUT, 2)
+    bench.fill()
+    const after = bench.read(blob, [7])
+    assert.deepEqual(bench.grant(after).how, [GRANTED.RESIDENT])
+    assert.equal(bench.keeper.pollInMs, undefined)
+  })
+
+  test('pages outside of a blob and unknown blobs are refused', () => {
+    const bench = new Bench()
+    const blob = bench.open(2)
+    assert.equal(bench.code(bench.read(blob, [0, 2])), 'ERR_CACHE_RANGE')
+    assert.equal(bench.code(bench.read(99, [0])), 'ERR_CACHE_BLOB_UNKNOWN')
+    assert.equal(bench.orders.length, 0)
+    assert.equal(bench.pinned, 0)
+    assert.throws(() => bench.open(3), { code: 'ERR_CACHE_RANGE' })
+  })
+
+  test('background pages wait behind demand, join it when somebody asks, and never take the last frames', () => {
+    const bench = new Bench(64)
+    const blob = bench.open()
+    bench.fetch('readahead', blob, [10, 11, 12, 13, 14, 15])
+    assert.equal(bench.orders.length, 4, 'a thread gets only a few')
+    const read = bench.read(blob, [15])
+    assert.equal(bench.orders.at(-1)?.pageNo, 15, 'asked for: not background any more')
+    bench.fill()
+    assert.deepEqual(bench.grant(read).how, [GRANTED.COALESCED])
+    bench.fill()
+    assert.equal(bench.stats.fills.readahead, 6)
+    assert.equal(bench.stats.readaheadUsed, 1)
+    bench.fetch(
+      'prefetch',
+      blob,
+      Array.from({ length: 40 }, (_, i) => 20 + i),
+    )
+    assert.equal(bench.stats.backgroundDropped, 32, 'an eighth of the frames at a time')
+  })
+
+  test('consecutive pages go to one thread, other work to another', () => {
+    const bench = new Bench(64)
+    const other: number[] = []
+    bench.keeper.addFiller(({ fills }) => {
+      for (let i = 2; i < fills.length; i += 4) other.push(fills[i] ?? -1)
+    })
+    const blob = bench.open()
+    bench.read(blob, [0, 1, 2, 3, 4, 5, 6, 7])
+    const mine = bench.orders.map(({ pageNo }) => pageNo)
+    assert.deepEqual(
+      [mine, other],
+      [
+        [0, 1, 2, 3],
+        [4, 5, 6, 7],
+      ],
+    )
+  })
+
+  test('dropBlob evicts everything, waits for pins, and kills the number', async () => {
+    const bench = new Bench()
+    const blob = bench.open()
+    const held = bench.read(blob, [0])
+    bench.fill()
+    bench.release(bench.read(blob, [0]))
+    const filling = bench.read(blob, [1])
+    let dropped = false
+    const drop = bench.keeper.dropBlob(blob).then(() => (dropped = true))
+    bench.fill()
+    assert.equal(bench.code(filling), 'ERR_CACHE_BLOB_UNKNOWN')
+    assert.equal(bench.code(bench.read(blob, [0])), 'ERR_CACHE_BLOB_UNKNOWN')
+    bench.keeper.poll()
+    await Promise.resolve()
+    assert.equal(dropped, false)
+    bench.release(held)
+    bench.now += 1000
+    bench.keeper.poll()
+    await drop
+    assert.deepEqual(bench.forgotten, [blob])
+    assert.equal(bench.stats.residentFrames, 0)
+    assert.equal(bench.stats.evictions.removed, 1)
+    assert.notEqual(bench.open(), blob)
+  })
+
+  test('domains share neither numbers nor pages', () => {
+    const bench = new Bench()
+    const one = bench.open(10, 'same', 'one')
+    const two = bench.open(10, 'same', 'two')
+    assert.notEqual(one, two)
+    bench.read(one, [0])
+    bench.read(two, [0])
+    assert.equal(bench.orders.length, 2)
+    assert.deepEqual(bench.keeper.domains(), [
+      ['one', 1],
+      ['two', 2],
+    ])
+  })
+
+  test('second chance keeps what is used, and gives up when all is pinned', () => {
+    const bench = new Bench(8)
+    const blob = bench.open()
+    const { table, index } = openCacheMemory(bench.memory)
+    const ids = [bench.read(blob, [0, 1, 2, 3]), bench.read(blob, [4, 5, 6, 7])]
+    bench.fill()
+    for (const id of ids) bench.release(id)
+    for (const pageNo of [0, 2, 4, 6]) {
+      table[recordOf(index.find(blob, pageNo)) + FRAME.USE] = 1
+    }
+    bench.read(blob, [8, 9, 10, 11])
+    bench.fill()
+    const left = [0, 1, 2, 3, 4, 5, 6, 7].filter((pageNo) => index.find(blob, pageNo) >= 0)
+    assert.deepEqual(left, [0, 2, 4, 6])
+    const rest = bench.read(blob, left)
+    const waits = bench.read(blob, [12])
+    assert.equal(bench.grant(rest).frames.length, 4)
+    assert.equal(bench.answers.has(waits), false)
+    assert.equal(bench.stats.evictions.capacity, 4)
+  })
+
+  test('a policy gets the samples it asks for, and its victims', () => {
+    const sampled: [number, number][] = []
+    let offered = 0
+    const policy = (): CachePolicy => ({
+      sampleEvery: 2,
+      onSample: (blobNo, pageNo) => void sampled.push([blobNo, pageNo]),
+      onFill: () => undefined,
+      nextVictim(canEvict) {
+        for (offered = 7; offered >= 0; offered--) if (canEvict(offered)) return offered
+        return -1
+      },
+    })
+    const bench = new Bench(8, { policy })
+    const blob = bench.open()
+    assert.equal(openCacheMemory(bench.memory).control[1], 2)
+    const held = bench.read(blob, [0, 1, 2, 3])
+    const rest = bench.read(blob, [4, 5, 6, 7])
+    bench.fill()
+    bench.release(rest)
+    const writer = new SampleWriter(bench.memory.samples, 0)
+    for (let pageNo = 0; pageNo < 5; pageNo++) writer.hit(2, blob, pageNo)
+    assert.deepEqual(sampled, [])
+    bench.read(blob, [8])
+    assert.deepEqual(sampled, [
+      [blob, 0],
+      [blob, 2],
+      [blob, 4],
+    ])
+    bench.fill()
+    assert.equal(offered, 7)
+    assert.equal(bench.stats.evictions.capacity, 1)
+    assert.equal(bench.grant(held).frames.length, 4)
+  })
+})
