@@ -24,7 +24,6 @@ export interface ListOptions {
 }
 
 const DOT = Uint8Array.of(0x2e)
-const DOT_DOT = Uint8Array.of(0x2e, 0x2e)
 
 export function isDot(name: Uint8Array): boolean {
   return name.byteLength === 1 && name[0] === DOT[0]
@@ -79,13 +78,6 @@ export async function* listEntries(
       yield entry
     }
   }
-}
-
-/** The parent as the directory stores it. @throws ERR_EROFS_BAD_DIRECTORY when it has no `..` */
-export async function parentEntry(reader: DirectoryReader): Promise<DirectoryEntry> {
-  const entry = await lookupEntry(reader, DOT_DOT)
-  if (entry !== undefined) return entry
-  throw erofsError('ERR_EROFS_BAD_DIRECTORY', `${nameOf(reader)} has no entry '..'`)
 }
 
 function blockCount(reader: DirectoryReader): number {
