@@ -27,7 +27,7 @@ export class Budget {
   give(bytes: number): void {
     this.#used -= bytes
     if (this.#waiters.size === 0) return
-    for (const wake of [...this.#waiters]) {
+    for (const wake of this.#waiters) {
       if (!this.fits(1)) return
       this.#waiters.delete(wake)
       wake()

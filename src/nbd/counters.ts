@@ -28,11 +28,9 @@ export type NbdOutcome = (typeof NBD_OUTCOMES)[number]
 export const NBD_HANDSHAKE_STAGES = ['flags', 'option', 'export'] as const
 export type NbdHandshakeStage = (typeof NBD_HANDSHAKE_STAGES)[number]
 
-/** Upper bounds in seconds; one more bucket holds the rest. */
+/** Upper bounds in seconds, about 2.5 apart; one more bucket holds the rest. */
 export const NBD_LATENCY_BUCKETS = [
-  50e-6, 125e-6, 312.5e-6, 781.25e-6, 1.953125e-3, 4.8828125e-3, 12.20703125e-3, 30.517578125e-3,
-  76.2939453125e-3, 190.73486328125e-3, 476.837158203125e-3, 1.1920928955078125, 2.9802322387695312,
-  7.450580596923828, 10,
+  50e-6, 125e-6, 300e-6, 750e-6, 2e-3, 5e-3, 12.5e-3, 30e-3, 75e-3, 0.2, 0.5, 1.25, 3, 7.5, 10,
 ] as const
 
 /** Upper bounds in bytes; one more bucket holds the rest. */

@@ -198,7 +198,7 @@ export class NbdServer implements AsyncDisposable {
   async drain({ deadlineMs = DEFAULT_DRAIN_MS }: NbdDrainOptions = {}): Promise<void> {
     this.#draining = true
     for (const server of this.#servers.splice(0)) server.close()
-    for (const connection of [...this.#connections]) {
+    for (const connection of this.#connections) {
       connection.drain(Math.min(NEGOTIATION_GRACE_MS, deadlineMs))
     }
     if (this.#connections.size === 0) return
@@ -215,7 +215,7 @@ export class NbdServer implements AsyncDisposable {
   }
 
   #destroyAll(): void {
-    for (const connection of [...this.#connections]) connection.destroy('drained')
+    for (const connection of this.#connections) connection.destroy('drained')
   }
 
   #dropOldestHandshake(): void {

@@ -92,13 +92,14 @@ export class TestExport implements NbdExport {
   }
 }
 
-/** Serves `target` as `x` and as the default export. */
+/** Serves `target` under every one of the names, and as the default export. */
 export function providerOf(target: TestExport, names: readonly string[] = ['x']): ExportProvider {
   return {
     async open(name: string, _context: ConnectionContext): Promise<NbdExport> {
       if (name === 'policy') throw new NbdOpenError('POLICY', 'not for you')
       if (name === 'crash') throw new TypeError('a bug')
-      if (name !== 'x' && name !== '') throw new NbdOpenError('UNKNOWN', `no export '${name}'`)
+      if (name !== '' && !names.includes(name))
+        throw new NbdOpenError('UNKNOWN', `no export '${name}'`)
       target.opened++
       return target
     },

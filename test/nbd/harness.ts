@@ -6,10 +6,15 @@ import { connect } from 'node:net'
 import type { AddressInfo, Socket } from 'node:net'
 import { Duplex } from 'node:stream'
 
-import type { NbdCounters, NbdOutcome, NbdServerOptions } from '../../src/nbd/index.ts'
-import { createNbdServer, NBD_COUNTER_NAMES, NbdServer } from '../../src/nbd/index.ts'
-import type { TestExport } from './exports.ts'
-import { providerOf } from './exports.ts'
+import type {
+  NbdCounters,
+  NbdLimits,
+  NbdOutcome,
+  NbdServer,
+  NbdServerOptions,
+} from '../../src/nbd/index.ts'
+import { createNbdServer, NBD_COUNTER_NAMES } from '../../src/nbd/index.ts'
+import { pattern, providerOf, TestExport } from './exports.ts'
 import { WireClient } from './wire.ts'
 
 export class TestServer implements AsyncDisposable {
@@ -71,6 +76,16 @@ export class TestServer implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.server[Symbol.asyncDispose]()
   }
+}
+
+/** A listening server with one export, limits changed as told. */
+export async function start(
+  size = 100_000,
+  limits: Partial<NbdLimits> = {},
+): Promise<{ target: TestExport; server: TestServer } & AsyncDisposable> {
+  const target = new TestExport(pattern(size))
+  const server = await new TestServer(target, { limits }).listen()
+  return { target, server, [Symbol.asyncDispose]: () => server[Symbol.asyncDispose]() }
 }
 
 /**

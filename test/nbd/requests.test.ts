@@ -13,13 +13,13 @@ const COOKIE = 0xfedcba9876543210n
 
 async function open(
   options: { structured?: boolean; fast?: boolean; size?: number } = {},
-): Promise<{ target: TestExport; server: TestServer; client: WireClient }> {
+): Promise<{ target: TestExport; server: TestServer; client: WireClient } & AsyncDisposable> {
   const target = new TestExport(pattern(options.size ?? SIZE))
   target.fast = options.fast ?? false
   const server = new TestServer(target)
   const client = server.pair()
   await client.go('x', { structured: options.structured ?? false })
-  return { target, server, client }
+  return { target, server, client, [Symbol.asyncDispose]: () => server[Symbol.asyncDispose]() }
 }
 
 const LENGTHS = [1, 511, 4096, 16_384, 16_385, 100_000, SIZE]
@@ -27,8 +27,8 @@ const LENGTHS = [1, 511, 4096, 16_384, 16_385, 100_000, SIZE]
 for (const fast of [false, true]) {
   describe(`READ, ${fast ? 'fast path' : 'read()'}`, () => {
     test('simple replies', async () => {
-      const { target, server, client } = await open({ fast })
-      await using _ = server
+      await using opened = await open({ fast })
+      const { target, client } = opened
       for (const length of LENGTHS) {
         for (const offset of [0, 1, SIZE - length].filter((at) => at + length <= SIZE)) {
           client.send(request({ offset, length }))
@@ -41,8 +41,8 @@ for (const fast of [false, true]) {
     })
 
     test('structured replies: one OFFSET_DATA chunk with DONE', async () => {
-      const { target, server, client } = await open({ fast, structured: true })
-      await using _ = server
+      await using opened = await open({ fast, structured: true })
+      const { target, client } = opened
       for (const flags of [0, NBD_CMD_FLAG.DF]) {
         for (const length of LENGTHS) {
           const offset = Math.min(5, SIZE - length)
@@ -54,8 +54,8 @@ for (const fast of [false, true]) {
     })
 
     test('many requests of one receive are answered, each with its cookie', async () => {
-      const { target, server, client } = await open({ fast })
-      await using _ = server
+      await using opened = await open({ fast })
+      const { target, server, client } = opened
       const count = 1000
       client.send(
         ...Array.from({ length: count }, (_, i) =>
@@ -76,8 +76,8 @@ for (const fast of [false, true]) {
 }
 
 test('replies go out as they are ready, not in the order of the requests', async () => {
-  const { target, server, client } = await open()
-  await using _ = server
+  await using opened = await open()
+  const { target, client } = opened
   target.hold = true
   client.send(request({ cookie: 1n, length: 3 }), request({ cookie: 2n, offset: 9, length: 4 }))
   await turns(3)
@@ -104,8 +104,8 @@ describe('length 0', () => {
   })
 
   test('an empty export is served', async () => {
-    const { server, client } = await open({ size: 0 })
-    await using _ = server
+    await using opened = await open({ size: 0 })
+    const { client } = opened
     client.send(request({}), request({ length: 1 }))
     await client.expect(simpleReply(COOKIE, 0), simpleReply(COOKIE, NBD_E.EINVAL))
   })
@@ -170,8 +170,8 @@ describe('commands', () => {
       assert.equal(simple.server.counter('in_flight'), 0)
       await simple.server[Symbol.asyncDispose]()
 
-      const { server, client } = await open({ structured: true })
-      await using _ = server
+      await using opened = await open({ structured: true })
+      const { client } = opened
       client.send(bytes, request({ cookie: 5n, length: 1 }))
       const reply = await client.chunk()
       assert.equal(reply.cookie, COOKIE)
@@ -189,16 +189,16 @@ describe('commands', () => {
   }
 
   test('DF without structured replies is EINVAL', async () => {
-    const { server, client } = await open()
-    await using _ = server
+    await using opened = await open()
+    const { server, client } = opened
     client.send(request({ flags: NBD_CMD_FLAG.DF, length: 1 }))
     await client.expect(simpleReply(COOKIE, NBD_E.EINVAL))
     assert.equal(server.counter('errors.READ.EINVAL'), 1)
   })
 
   test('CACHE reaches the export, and its failure does not reach the client', async () => {
-    const { target, server, client } = await open()
-    await using _ = server
+    await using opened = await open()
+    const { target, server, client } = opened
     client.send(request({ type: NBD_CMD.CACHE, offset: 4096, length: 8192 }))
     await client.expect(simpleReply(COOKIE, 0))
     assert.deepEqual(target.cached, [[4096, 8192]])
@@ -213,8 +213,8 @@ describe('commands', () => {
 
 describe('failing reads', () => {
   test('what read() throws becomes its errno', async () => {
-    const { target, server, client } = await open()
-    await using _ = server
+    await using opened = await open()
+    const { target, server, client } = opened
     target.onRead = () => {
       throw Object.assign(new Error('x'), { code: 'ENOMEM' })
     }
@@ -224,8 +224,8 @@ describe('failing reads', () => {
   })
 
   test('fail() carries errno and, structured, the text', async () => {
-    const { target, server, client } = await open({ structured: true })
-    await using _ = server
+    await using opened = await open({ structured: true })
+    const { target, server, client } = opened
     target.onRead = (_offset, _length, reply) => {
       reply.fail('EIO', 'page 3 is corrupt')
       // Only the first answer counts.
@@ -245,8 +245,8 @@ describe('failing reads', () => {
   })
 
   test('a wrong number of bytes is EIO, reported, and released', async () => {
-    const { target, server, client } = await open()
-    await using _ = server
+    await using opened = await open()
+    const { target, server, client } = opened
     for (const length of [0, 4, 6]) {
       target.onRead = (_o, _l, reply) => reply.send([Buffer.alloc(length)], target.lend())
       client.send(request({ length: 5 }))
@@ -258,8 +258,7 @@ describe('failing reads', () => {
 
 describe('negotiation over the wire', () => {
   test('an unexpected error of the provider is ERR_PLATFORM and tells nothing', async () => {
-    const server = new TestServer(new TestExport(pattern(10)))
-    await using _ = server
+    await using server = new TestServer(new TestExport(pattern(10)))
     const client = server.pair()
     await client.greet()
     client.send(hex('49484156454f5054 00000007 0000000b 00000005 6372617368 0000 # GO crash'))
@@ -272,8 +271,7 @@ describe('negotiation over the wire', () => {
 
   test('requests sent ahead, behind GO, are answered', async () => {
     const target = new TestExport(pattern(100))
-    const server = new TestServer(target)
-    await using _ = server
+    await using server = new TestServer(target)
     const client = server.pair()
     await client.greet()
     client.send(

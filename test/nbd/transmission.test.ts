@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 
-import fc from 'fast-check'
+import * as fc from 'fast-check'
 
 import type { RequestHeader } from '../../src/nbd/codec.ts'
 import { NBD_CMD } from '../../src/nbd/index.ts'

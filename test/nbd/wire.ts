@@ -68,6 +68,13 @@ export function request(fields: RequestFields): Buffer {
   return Buffer.concat([...head, u32(fields.length ?? 0)])
 }
 
+/** Requests numbered from 0, each for the byte at its number. */
+export function numbered(count: number, length = 1): Buffer {
+  return Buffer.concat(
+    Array.from({ length: count }, (_, i) => request({ cookie: BigInt(i), offset: i, length })),
+  )
+}
+
 export function simpleReply(cookie: bigint, error: number, data: Buffer = Buffer.alloc(0)): Buffer {
   return Buffer.concat([hex('67446698'), u32(error), u64(cookie), data])
 }
