@@ -93,6 +93,26 @@ describe('pages written from code', () => {
   })
 })
 
+describe('dependencies', () => {
+  test('each has its line in the decision record', () => {
+    const { dependencies } = JSON.parse(read('package.json')) as {
+      dependencies: Record<string, string>
+    }
+    const record = read('docs/adr/0001-runtime-and-dependencies.md')
+    const unexplained = Object.entries(dependencies).filter(([name, range]) => {
+      const version = range.replace(/^npm:.*@/, '')
+      return !record
+        .split('\n')
+        .some(
+          (line) =>
+            line.startsWith(`| ${name} `) && (name === 'nbd-server-ts' || line.includes(version)),
+        )
+    })
+    assert.deepEqual(unexplained, [])
+    assert.ok(Object.keys(dependencies).length <= 16, 'at most 16 at run time')
+  })
+})
+
 describe('tracked files', () => {
   const git = existsSync(join(ROOT, '.git'))
   test(
