@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 
-import fc from 'fast-check'
+import * as fc from 'fast-check'
 
 import { createImageAccounting, ImageAccounting, type ReadContext } from '../../src/cache/index.ts'
 import { context, patternBytes, runs, TestCache } from './harness.ts'

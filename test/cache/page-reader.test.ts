@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 
-import fc from 'fast-check'
+import * as fc from 'fast-check'
 
 import { pinnedBytes, RunList } from '../../src/cache/index.ts'
 import { AppError } from '../../src/core/index.ts'
@@ -62,8 +62,10 @@ describe('PageReader', () => {
     await using cache = new TestCache()
     const blob = await cache.open(cache.source.add('a', patternBytes(PAGE, 1)))
     const list = runs([blob, 10, 100])
-    const reads = Array.from({ length: 64 }, (_, i) => cache.readers[i % 4]?.read(list, context()))
-    for (const lease of await Promise.all(reads)) lease?.release()
+    const reads = Array.from({ length: 64 }, (_, i) =>
+      (cache.readers[i % 4] ?? cache.reader).read(list, context()),
+    )
+    for (const lease of await Promise.all(reads)) lease.release()
     assert.equal(cache.source.reads.length, 1)
     const { miss, coalesced } = cache.domain()
     assert.deepEqual([miss, coalesced], [1, 63])
