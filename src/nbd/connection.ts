@@ -317,8 +317,9 @@ export class Connection implements HandshakeHandler, SessionHandler, OutputSink 
       checkExportInfo(told, this.#services.limits.maxRequestBytes)
       this.#handshake.answerExport(told)
       if (target !== undefined) {
-        this.#transmit(target)
+        const opened = target
         target = undefined
+        this.#transmit(opened)
       }
     } catch (error) {
       this.#refuse(error)
@@ -378,15 +379,12 @@ export class Connection implements HandshakeHandler, SessionHandler, OutputSink 
   }
 
   #refuse(error: unknown): void {
+    const refusal = error instanceof NbdOpenError ? error : undefined
+    if (refusal === undefined) this.#services.onError(error, this.context)
     if (this.#phase !== 'negotiating') return
-    if (error instanceof NbdOpenError) {
-      this.#failHandshake('export')
-      this.#handshake.answerRefusal(error.refusal, error.message)
-      return
-    }
     this.#failHandshake('export')
-    this.#services.onError(error, this.context)
-    this.#handshake.answerRefusal('PLATFORM', 'the export cannot be opened')
+    const message = refusal?.message ?? 'the export cannot be opened'
+    this.#handshake.answerRefusal(refusal?.refusal ?? 'PLATFORM', message)
   }
 
   #failHandshake(stage: NbdHandshakeStage): void {

@@ -17,6 +17,7 @@ export const NBD_OUTCOMES = [
   'drained',
   'aborted',
   'refused',
+  'terminated',
   'handshake_timeout',
   'slow_reader',
   'protocol_error',

@@ -54,12 +54,15 @@ export const HANDSHAKE_TRANSITIONS: Transitions<HandshakeState, HandshakeEvent> 
     violation: ['closed', 'wrong magic, far too much data, or too many options'],
   },
   data: { complete: ['answering', 'all data of the option read'] },
-  skip: { skipped: ['option', 'data thrown away, ERR_TOO_BIG or ERR_UNSUP sent'] },
+  skip: {
+    skipped: ['option', 'data thrown away, ERR_TOO_BIG or ERR_UNSUP sent'],
+    violation: ['closed', 'the data was the name of EXPORT_NAME'],
+  },
   answering: {
     answered: ['option', 'final reply sent: ACK or an error'],
     opened: ['done', 'GO or EXPORT_NAME answered: transmission begins'],
     ended: ['closed', 'ABORT, or EXPORT_NAME that cannot be satisfied'],
-    violation: ['closed', 'more input than a waiting client may send'],
+    violation: ['closed', 'EXPORT_NAME with a malformed name, or far too much input ahead'],
   },
   done: {},
   closed: {},
@@ -142,7 +145,7 @@ export class Handshake {
     if (this.#state === 'closed') return
     this.#waiting = this.#waiting.length === 0 ? chunk : Buffer.concat([this.#waiting, chunk])
     this.#run()
-    if (this.#waiting.length > MAX_WAITING_BYTES) {
+    if (this.#state === 'answering' && this.#waiting.length > MAX_WAITING_BYTES) {
       this.#violation('ERR_NBD_LIMIT', `${this.#waiting.length} bytes sent ahead of an answer`)
     } else if (this.#waiting.length > 0) {
       this.#waiting = Buffer.from(this.#waiting)
@@ -181,7 +184,7 @@ export class Handshake {
 
   /** Answers onExport or onList with an error. EXPORT_NAME has no error reply: the connection ends. */
   answerRefusal(refusal: NbdRefusal, message: string): void {
-    if (this.#via === 'EXPORT_NAME' && this.#option === NBD_OPT.EXPORT_NAME) {
+    if (this.#option === NBD_OPT.EXPORT_NAME) {
       this.#go('ended')
       this.#handler.onEnd('refused')
       return
@@ -329,11 +332,14 @@ export class Handshake {
       this.answerRefusal('SHUTDOWN', '')
       return
     }
+    let name
     try {
-      this.#handler.onExport({ via: 'EXPORT_NAME', name: decodeName(data) })
+      name = decodeName(data)
     } catch (error) {
       this.#violation('ERR_NBD_PROTOCOL', messageOf(error))
+      return
     }
+    this.#handler.onExport({ via: 'EXPORT_NAME', name })
   }
 
   #onInfo(via: 'INFO' | 'GO', data: Buffer): void {
@@ -412,8 +418,7 @@ export class Handshake {
   }
 
   #violation(code: 'ERR_NBD_PROTOCOL' | 'ERR_NBD_LIMIT', message: string): void {
-    this.#state = 'closed'
-    this.#waiting = EMPTY
+    this.#go('violation')
     this.#handler.onViolation(new NbdError(code, `negotiation: ${message}`))
   }
 

@@ -10,7 +10,7 @@ import { Budget } from './budget.ts'
 import type { ConnectionServices } from './connection.ts'
 import { Connection } from './connection.ts'
 import type { NbdCounters, NbdOutcome } from './counters.ts'
-import { createNbdCounters, NBD_COUNTER } from './counters.ts'
+import { createNbdCounters, NBD_COUNTER, outcomeColumn } from './counters.ts'
 import { NbdError } from './errors.ts'
 import type { ConnectionContext, ExportProvider } from './export.ts'
 import type { NbdLimits } from './limits.ts'
@@ -88,11 +88,11 @@ export class NbdServer implements AsyncDisposable {
   readonly #services: ConnectionServices
   readonly #servers: Server[] = []
   readonly #connections = new Set<Connection>()
-  #negotiating = new Set<Connection>()
+  readonly #negotiating = new Set<Connection>()
   #lastId = 0
   #draining = false
   #timer: NodeJS.Timeout | undefined
-  #onEmpty: (() => void) | undefined
+  readonly #emptyWaiters: (() => void)[] = []
 
   /** @throws ERR_NBD_STATE for a limit that is no positive integer */
   constructor(options: NbdServerOptions) {
@@ -136,7 +136,7 @@ export class NbdServer implements AsyncDisposable {
   disconnect(id: number): boolean {
     for (const connection of this.#connections) {
       if (connection.context.id !== id) continue
-      connection.destroy('refused')
+      connection.destroy('terminated')
       return true
     }
     return false
@@ -171,9 +171,13 @@ export class NbdServer implements AsyncDisposable {
     })
   }
 
-  /** Takes over an accepted connection: a socket (made with allowHalfOpen) or any other duplex stream. */
+  /**
+   * Takes over an accepted connection: a socket made with allowHalfOpen, or another duplex stream that no
+   * longer refers to written bytes once their write callback has run (stream.duplexPair() still does).
+   */
   handle(socket: Duplex): void {
     if (this.#draining || this.#connections.size >= this.#limits.maxConnections) {
+      count(this.#counters, outcomeColumn('refused'), 1)
       socket.on('error', ignore)
       socket.destroy()
       return
@@ -204,7 +208,7 @@ export class NbdServer implements AsyncDisposable {
     if (this.#connections.size === 0) return
     const timer = setTimeout(() => this.#destroyAll(), deadlineMs)
     await new Promise<void>((resolve) => {
-      this.#onEmpty = resolve
+      this.#emptyWaiters.push(resolve)
     })
     clearTimeout(timer)
   }
@@ -242,7 +246,7 @@ export class NbdServer implements AsyncDisposable {
     if (this.#connections.size === 0) {
       clearInterval(this.#timer)
       this.#timer = undefined
-      this.#onEmpty?.()
+      for (const wake of this.#emptyWaiters.splice(0)) wake()
     }
     this.#hooks.onClose?.(connection.context, clientInfo(connection), outcome, error)
   }
