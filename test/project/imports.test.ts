@@ -29,12 +29,15 @@ const ALLOWED: Readonly<Record<string, Allowance>> = {
     values: ['core', 'nbd', 'erofs', 'cache', 'oci', 'store', 'images', 'dashboard'],
     types: [],
   },
-  // The command talks to a server over HTTP; `serve` alone starts one.
-  cli: { values: ['core', 'server'], types: [] },
+  // The command talks to a server over HTTP; `serve` alone starts one, and the demo reads over NBD.
+  cli: { values: ['core', 'nbd', 'server'], types: [] },
 }
 
-/** Besides index.ts: the command checks settings without loading the whole server. */
-const FURTHER_FACES = ['src/server/config.ts']
+/**
+ * Besides index.ts: tables that the command reads before, or without, loading the whole server. A module's
+ * errors.ts is one everywhere.
+ */
+const LIGHT_FACES = ['src/server/config.ts', 'src/server/settings.ts', 'src/server/error-tables.ts']
 
 /** The NBD library is imported by its package name, as any other program would. */
 const NBD_PACKAGE = 'nbd-server-ts'
@@ -49,9 +52,9 @@ function breach(reference: SourceImport): string | undefined {
   if (from === undefined) return undefined
   if (to === undefined) {
     const leaves = reference.target !== undefined && !reference.target.startsWith('src/')
-    return leaves && !isPackageFile(reference)
-      ? 'src imports nothing from outside of src'
-      : undefined
+    // A file that is read, such as package.json, is no import.
+    const isModule = /\.[jt]s$/.test(reference.target ?? '')
+    return leaves && isModule ? 'src imports nothing from outside of src' : undefined
   }
   if (to === from) return undefined
   const allowed = ALLOWED[from]
@@ -61,16 +64,11 @@ function breach(reference: SourceImport): string | undefined {
   if (to === 'nbd' && !byPackage) return `import the NBD library by its name, ${NBD_PACKAGE}`
   const erased = reference.typeOnly || reference.byUrl
   const face = reference.target ?? ''
-  const isFace = basename(face) === 'index.ts' || FURTHER_FACES.includes(face)
+  const isFace = ['index.ts', 'errors.ts'].includes(basename(face)) || LIGHT_FACES.includes(face)
   if (!byPackage && !erased && !isFace) {
     return `import from src/${to}/index.ts, the module's public face`
   }
   return undefined
-}
-
-/** package.json is the one file above src that is read, for the version. */
-function isPackageFile(reference: SourceImport): boolean {
-  return reference.byUrl && reference.target === 'package.json'
 }
 
 function show(reference: SourceImport, why: string): string {

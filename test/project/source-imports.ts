@@ -44,26 +44,27 @@ export function importsIn(file: string, text: string): SourceImport[] {
   // Comments are blanked, not removed: line numbers stay.
   const code = text.replace(COMMENT, (comment) => comment.replace(/[^\n]/g, ' '))
   const found: SourceImport[] = []
-  const add = (index: number, specifier: string, typeOnly: boolean, byUrl: boolean): void => {
+  const add = (index: number, specifier: string, typeOnly: boolean, byUrl = false): void => {
     const line = code.slice(0, index).split('\n').length
     const target = targetOf(file, specifier, byUrl)
     found.push({ from: file, line, specifier, target, typeOnly, byUrl })
   }
   for (const match of code.matchAll(STATIC)) {
     const start = match.index + match[0].search(/\S/)
-    add(start, match[3] ?? '', match[1] !== undefined, false)
+    add(start, match[3] ?? '', match[1] !== undefined)
   }
-  for (const match of code.matchAll(DYNAMIC)) add(match.index, match[2] ?? '', false, false)
+  for (const match of code.matchAll(DYNAMIC)) add(match.index, match[2] ?? '', false)
   for (const match of code.matchAll(BY_URL)) {
-    add(match.index, match[2] ?? match[4] ?? '', false, true)
+    // siblingModule adds the suffix that the importing file has.
+    const specifier = match[2] === undefined ? (match[4] ?? '') : `${match[2]}.ts`
+    add(match.index, specifier, false, true)
   }
   return found
 }
 
 function targetOf(file: string, specifier: string, byUrl: boolean): string | undefined {
   if (!byUrl && !specifier.startsWith('.')) return undefined
-  const path = relative(ROOT, join(ROOT, dirname(file), specifier))
-  return byUrl && !/\.\w+$/.test(path) ? `${path}.ts` : path
+  return relative(ROOT, join(ROOT, dirname(file), specifier))
 }
 
 /** `src/cache/x.ts` → `cache`; undefined outside of src. */
