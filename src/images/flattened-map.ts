@@ -4,6 +4,7 @@
  */
 import type { RunList } from '../cache/index.ts'
 import { checkRange } from '../core/index.ts'
+import type { ImageRecord } from './image-record.ts'
 import type { PieceVisitor, RangeMap } from './range-map.ts'
 
 /** A device and the byte where it starts in the flattened view. */
@@ -70,4 +71,22 @@ export class FlattenedMap implements RangeMap {
       at = Math.max(at, stop)
     }
   }
+}
+
+/** Where a device of a record starts in the flattened view; undefined when it is not in it. */
+export function flattenedOffset(record: ImageRecord, device: number): number | undefined {
+  return device === 0 ? 0 : record.devices[device]?.unifiedOffset
+}
+
+/** Bytes of the flattened view of a record: the end of the device that starts last. */
+export function flattenedSize(record: ImageRecord): number {
+  let start = -1
+  let end = 0
+  for (const [index, device] of record.devices.entries()) {
+    const offset = flattenedOffset(record, index)
+    if (offset === undefined || offset < start) continue
+    start = offset
+    end = offset + device.size
+  }
+  return end
 }

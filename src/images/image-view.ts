@@ -1,7 +1,6 @@
 /**
  * One opened image as a data worker sees it: its devices and its flattened view as disks, its files by
- * path. A view keeps what it was opened with, whatever happens to tags. One per thread; whoever opens it
- * counts its users and disposes of it. It reads through the page cache only.
+ * path. A view keeps what it was opened with, whatever happens to tags. One per thread, shared by its users. It reads through the page cache only.
  */
 import { createHash } from 'node:crypto'
 
@@ -17,7 +16,7 @@ import type { DataHandle } from './data-handle.ts'
 import { imageError } from './errors.ts'
 import type { DirectoryPage, FileInfo, FileStatus, ListedEntry } from './file-info.ts'
 import { fileInfoOf } from './file-info.ts'
-import { FlattenedMap } from './flattened-map.ts'
+import { FlattenedMap, flattenedOffset } from './flattened-map.ts'
 import type { FileCaches, FindOptions } from './image-files.ts'
 import { ImageFiles } from './image-files.ts'
 import type { ImageRecord } from './image-record.ts'
@@ -44,6 +43,8 @@ export interface ImageViewOptions {
   readonly reader: PageReader
   /** The thread's. */
   readonly caches: FileCaches
+  /** Called when the last user is gone; the view may be acquired again. */
+  readonly onUnused?: () => void
 }
 
 export interface OpenedFile {
@@ -86,7 +87,7 @@ export class ImageView implements Disposable {
   readonly #flattened: RangeMap
   readonly #options: ImageViewOptions
   #files: Promise<ImageFiles> | undefined
-  #isDisposed = false
+  #users = 0
 
   /** @throws ERR_IMAGE_RECORD_INVALID when the maps are not those of the record */
   constructor(options: ImageViewOptions) {
@@ -254,14 +255,16 @@ export class ImageView implements Disposable {
     return (await this.#openFiles()).image
   }
 
-  get isDisposed(): boolean {
-    return this.#isDisposed
+  /** One user more: each acquire needs one dispose. */
+  acquire(): this {
+    this.#users++
+    return this
   }
 
-  /** Handles stay usable until they are disposed of: they hold maps, not the view. */
+  /** One user less. Handles stay usable until they are disposed of: they hold maps, not the view. */
   [Symbol.dispose](): void {
-    this.#isDisposed = true
-    this.#files = undefined
+    if (this.#users === 0) return
+    if (--this.#users === 0) this.#options.onUnused?.()
   }
 
   #openFiles(): Promise<ImageFiles> {
@@ -326,7 +329,7 @@ function blobsOf(map: DeviceMap, blobs: ReadonlyMap<Digest, ViewBlob>): ViewBlob
 /** Devices without a unified address are not in the flattened view: the kernel could not find them there either. */
 function flatten(record: ImageRecord, devices: readonly RangeMap[]): RangeMap {
   const placed = devices.flatMap((map, index) => {
-    const offset = index === 0 ? 0 : record.devices[index]?.unifiedOffset
+    const offset = flattenedOffset(record, index)
     return offset === undefined ? [] : [{ offset, map }]
   })
   const [only] = placed
@@ -336,7 +339,7 @@ function flatten(record: ImageRecord, devices: readonly RangeMap[]): RangeMap {
 /** Names the bytes of the flattened view: a device's own digest when it is the only one. */
 function flattenedDigest(record: ImageRecord): string {
   const placed = record.devices.flatMap((device, index) => {
-    const offset = index === 0 ? 0 : device.unifiedOffset
+    const offset = flattenedOffset(record, index)
     return offset === undefined ? [] : [`${offset} ${device.size} ${device.sha256}\n`]
   })
   const [primary] = record.devices

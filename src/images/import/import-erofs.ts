@@ -13,6 +13,7 @@ import type { DeviceMap, DomainStore, MapBlob, MapFacts, Store } from '../../sto
 import { decodeMap } from '../../store/index.ts'
 import type { ResolvedSource, StoredBlob } from '../../store/index.ts'
 import { zeroBytesOf } from '../blob-usage.ts'
+import { logicalBytesOf } from '../disk-usage.ts'
 import { imageError } from '../errors.ts'
 import type { ImageRecord } from '../image-record.ts'
 import { encodeImageRecord, MAX_DEVICES } from '../image-record.ts'
@@ -46,7 +47,7 @@ export interface ImportOptions {
 }
 
 /** What the API calls ImportReport, but for the ref, which the import does not know. */
-export interface ImportSummary {
+export interface ImportOutcome {
   readonly digest: Digest
   readonly sizeBytes: number
   readonly logicalBytes: number
@@ -70,7 +71,7 @@ interface Device {
  * @throws ERR_IMPORT_DEVICES, ERR_IMPORT_EMPTY, ERR_IMPORT_SOURCE, ERR_IMPORT_VERIFY, ERR_STORE_FULL,
  * ERR_STORE_WRITE_FAILED, ERR_STORE_BLOB_MISSING, ERR_ABORTED: nothing is visible then
  */
-export async function importErofs(options: ImportOptions): Promise<ImportSummary> {
+export async function importErofs(options: ImportOptions): Promise<ImportOutcome> {
   const domain = options.store.domain(options.domain)
   using reader = DeviceReader.open(await devicePaths(options, domain))
   const opened = await openDevices(reader)
@@ -322,13 +323,13 @@ async function summarise(
   digest: Digest,
   { maps, newBytes }: StoredImage,
   notes: readonly string[],
-): Promise<ImportSummary> {
+): Promise<ImportOutcome> {
   const sizeBytes = maps.reduce((sum, map) => sum + map.size, 0)
   const zeroBytes = maps.reduce((sum, map) => sum + zeroBytesOf(map), 0)
   return {
     digest,
     sizeBytes,
-    logicalBytes: maps[0]?.logicalBytes ?? 0,
+    logicalBytes: logicalBytesOf(maps),
     newBytes,
     // What needed no room: found in the domain, or in the same image before.
     sharedBytes: Math.max(0, sizeBytes - zeroBytes - newBytes),
