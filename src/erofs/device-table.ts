@@ -110,7 +110,7 @@ export class DeviceAddresses {
   /**
    * Adds where [start, start + length) of device `id` really lies.
    * @throws ERR_EROFS_OUT_OF_BOUNDS, ERR_EROFS_BAD_CHUNK_TABLE for an id without slot,
-   * ERR_EROFS_DEVICE_UNAVAILABLE for a slot without unified address in a flattened image
+   * ERR_EROFS_DEVICE_UNAVAILABLE in a flattened image that the slot's device is not a part of
    */
   place(list: ExtentList, id: number, start: number, length: number): void {
     if (id === 0) this.#placeUnified(list, start, length)
@@ -134,13 +134,14 @@ export class DeviceAddresses {
       this.#add(list, id, start, length)
       return
     }
-    if (slot.uniaddr === 0) {
+    const deviceStart = slot.uniaddr * this.#blockSize
+    if (deviceStart === 0 || deviceStart >= (this.#sizes[0] ?? 0)) {
       throw erofsError(
         'ERR_EROFS_DEVICE_UNAVAILABLE',
-        `a chunk lies on device ${id}, which has no unified address and was not given`,
+        `a chunk lies on device ${id}, which was not given and is not part of device 0`,
       )
     }
-    this.#add(list, 0, slot.uniaddr * this.#blockSize + start, length)
+    this.#add(list, 0, deviceStart + start, length)
   }
 
   #placeUnified(list: ExtentList, start: number, length: number): void {

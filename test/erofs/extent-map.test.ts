@@ -255,9 +255,18 @@ describe('devices', () => {
     assert.deepEqual(await image.mapFile(plain, 0, BS), [data(0, 125 * BS, BS)])
   })
 
-  test('flattened: a device without unified address is out of reach', async () => {
-    const { map } = await fileOf(chunk(3, 1), prepare)
-    await assert.rejects(map(0, BS), { code: 'ERR_EROFS_DEVICE_UNAVAILABLE' })
+  test('flattened: a device that is not part of the only one is out of reach', async () => {
+    // Device 3 has no unified address; device 1 starts at block 100 of 16.
+    for (const device of [3, 1]) {
+      const { map } = await fileOf(chunk(device, 1), prepare)
+      await assert.rejects(map(0, BS), { code: 'ERR_EROFS_DEVICE_UNAVAILABLE' })
+    }
+    const builder = new ImageBuilder({ blocks: 130 }).root().inode(FILE_NID, chunk(2, 10))
+    prepare(builder)
+    const image = await builder.open()
+    await assert.rejects(image.mapFile(await image.readInode(nidFrom(FILE_NID)), 0, BS), {
+      code: 'ERR_EROFS_OUT_OF_BOUNDS',
+    })
   })
 
   test('a device that the table has not', async () => {
