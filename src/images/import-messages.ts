@@ -1,9 +1,10 @@
-/** What the server and its import process say to each other. Everything is JSON. */
-import type { ErrorRecord } from '../core/index.ts'
-import type { ImportDevice, ImportOutcome } from './import/import-erofs.ts'
+/** What the server and its import process say to each other. Everything is plain data. */
+import type { Digest, ErrorRecord } from '../core/index.ts'
+import type { ImportDevice, ImportSummary } from './import/import-erofs.ts'
 import type { ImportProgress } from './import/progress.ts'
 
-export interface ImportTask {
+export interface ImportWork {
+  readonly work: 'import'
   readonly dataDir: string
   readonly domain: string
   readonly format: 'erofs'
@@ -11,12 +12,30 @@ export interface ImportTask {
   readonly devices: readonly ImportDevice[]
 }
 
-export type ToImportProcess =
-  | ({ readonly type: 'start' } & ImportTask)
-  /** Answered with `failed` and ERR_ABORTED once everything unfinished is removed. */
-  | { readonly type: 'cancel' }
+/** An uploaded file: `blob` stores it as a blob of the domain, `digest` only says what it is. */
+export interface FileWork {
+  readonly work: 'blob' | 'digest'
+  readonly dataDir: string
+  readonly domain: string
+  readonly path: string
+  /** What the bytes must hash to. */
+  readonly expected?: Digest
+}
+
+export interface FileReport {
+  readonly digest: Digest
+  readonly sizeBytes: number
+  /** False when the domain had a blob of these bytes, and for `digest`. */
+  readonly created: boolean
+}
+
+export type ImportProcessWork = ImportWork | FileWork
+
+/** The one message that the process takes. It is cancelled by SIGTERM. */
+export type ToImportProcess = { readonly type: 'start' } & ImportProcessWork
 
 export type FromImportProcess =
   | ({ readonly type: 'progress' } & ImportProgress)
-  | { readonly type: 'done'; readonly outcome: ImportOutcome }
+  /** Of an ImportWork an ImportSummary, of a FileWork a FileReport. */
+  | { readonly type: 'done'; readonly report: ImportSummary | FileReport }
   | { readonly type: 'failed'; readonly error: ErrorRecord }

@@ -1,54 +1,59 @@
 /**
- * The import process: started by `runImport` with an IPC channel, works off one task and ends. It lowers its
- * own priority, so that its CPU never delays a read; when its parent is gone it cleans up and ends as well.
+ * The import process: started with an IPC channel, works off one task and ends. It lowers its own priority,
+ * so that its CPU never delays a read; SIGTERM cancels it, and when its parent is gone it ends by itself. In
+ * both cases it first removes what is unfinished.
  */
-import { setPriority } from 'node:os'
+import { constants, setPriority } from 'node:os'
 
 import { toErrorRecord } from '../core/index.ts'
 import { openStore } from '../store/index.ts'
-import type { FromImportProcess, ImportTask, ToImportProcess } from './import-messages.ts'
+import type { FileReport, FromImportProcess, ToImportProcess } from './import-messages.ts'
+import { digestFile, storeFile } from './import/hash-file.ts'
+import type { ImportSummary } from './import/import-erofs.ts'
 import { importErofs } from './import/import-erofs.ts'
-
-/** Below every server thread, above what the system runs when idle. */
-const NICE = 10
+import type { ImportProgress } from './import/progress.ts'
 
 const cancelled = new AbortController()
 
 function send(message: FromImportProcess): void {
-  // The parent may be gone: then nobody wants to know.
+  // When the parent is gone, nobody wants to know.
   if (process.connected) process.send?.(message)
 }
 
-async function work(task: ImportTask): Promise<void> {
+async function perform(task: ToImportProcess): Promise<ImportSummary | FileReport> {
+  await using store = await openStore({ dataDir: task.dataDir, mode: 'member' })
+  const onProgress = (progress: ImportProgress): void => {
+    send({ type: 'progress', ...progress })
+  }
+  const options = { ...task, store, signal: cancelled.signal, onProgress }
+  switch (options.work) {
+    case 'import':
+      return await importErofs(options)
+    case 'blob':
+      return await storeFile(options)
+    case 'digest':
+      return await digestFile(options)
+  }
+}
+
+async function run(task: ToImportProcess): Promise<void> {
   try {
-    await using store = await openStore({ dataDir: task.dataDir, mode: 'member' })
-    const outcome = await importErofs({
-      store,
-      domain: task.domain,
-      devices: task.devices,
-      signal: cancelled.signal,
-      onProgress: (progress) => {
-        send({ type: 'progress', ...progress })
-      },
-    })
-    send({ type: 'done', outcome })
+    send({ type: 'done', report: await perform(task) })
   } catch (error) {
     send({ type: 'failed', error: toErrorRecord(error) })
   }
-  // The channel is what keeps the process alive.
+  // The channel is all that keeps the process alive; what was sent is flushed first.
   if (process.connected) process.disconnect()
 }
 
-setPriority(NICE)
+setPriority(constants.priority.PRIORITY_LOW)
 // A Ctrl-C reaches the whole group: the parent decides what becomes of its imports.
 process.on('SIGINT', () => undefined)
-process.on('SIGTERM', () => {
-  cancelled.abort()
-})
-process.on('disconnect', () => {
-  cancelled.abort()
-})
-process.on('message', (message: ToImportProcess) => {
-  if (message.type === 'cancel') cancelled.abort()
-  else void work(message)
+for (const end of ['SIGTERM', 'disconnect'] as const) {
+  process.on(end, () => {
+    cancelled.abort()
+  })
+}
+process.once('message', (task: ToImportProcess) => {
+  void run(task)
 })

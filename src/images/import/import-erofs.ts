@@ -47,7 +47,7 @@ export interface ImportOptions {
 }
 
 /** What the API calls ImportReport, but for the ref, which the import does not know. */
-export interface ImportOutcome {
+export interface ImportSummary {
   readonly digest: Digest
   readonly sizeBytes: number
   readonly logicalBytes: number
@@ -71,7 +71,7 @@ interface Device {
  * @throws ERR_IMPORT_DEVICES, ERR_IMPORT_EMPTY, ERR_IMPORT_SOURCE, ERR_IMPORT_VERIFY, ERR_STORE_FULL,
  * ERR_STORE_WRITE_FAILED, ERR_STORE_BLOB_MISSING, ERR_ABORTED: nothing is visible then
  */
-export async function importErofs(options: ImportOptions): Promise<ImportOutcome> {
+export async function importErofs(options: ImportOptions): Promise<ImportSummary> {
   const domain = options.store.domain(options.domain)
   using reader = DeviceReader.open(await devicePaths(options, domain))
   const opened = await openDevices(reader)
@@ -323,7 +323,7 @@ async function summarise(
   digest: Digest,
   { maps, newBytes }: StoredImage,
   notes: readonly string[],
-): Promise<ImportOutcome> {
+): Promise<ImportSummary> {
   const sizeBytes = maps.reduce((sum, map) => sum + map.size, 0)
   const zeroBytes = maps.reduce((sum, map) => sum + zeroBytesOf(map), 0)
   return {
