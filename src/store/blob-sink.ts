@@ -55,7 +55,6 @@ export class BlobSink implements Disposable {
   /** The staged file is complete when this returns; nothing more may be written. */
   finish(): { readonly digest: Digest; readonly pageDigests: SpoolFile } {
     this.#flush()
-    this.#file.flush()
     this.#file.close()
     return { digest: `sha256:${this.#hash.digest('hex')}`, pageDigests: this.#pages }
   }

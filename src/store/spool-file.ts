@@ -114,17 +114,22 @@ export class SpoolFile implements Disposable {
     }
   }
 
-  /** Closes the file, which stays. */
+  /** Hands everything to the kernel and closes the file, which stays. */
   close(): void {
-    if (this.#fd < 0) return
-    fs.closeSync(this.#fd)
-    this.#fd = -1
+    this.flush()
+    this.#release()
   }
 
   /** Closes and removes the file. Also fine when it was removed or consumed by others. */
   [Symbol.dispose](): void {
-    this.close()
+    this.#buffered = 0
+    this.#release()
     fs.rmSync(this.path, { force: true })
+  }
+
+  #release(): void {
+    if (this.#fd >= 0) fs.closeSync(this.#fd)
+    this.#fd = -1
   }
 
   #write(bytes: Uint8Array): void {

@@ -39,8 +39,8 @@ async function stage(engine: StorageEngine, key: string, bytes: Uint8Array): Pro
   return path
 }
 
-export function storageEngineContract(name: string, create: () => Promise<EngineFixture>): void {
-  describe(`storage engine contract: ${name}`, () => {
+export function storageEngineContract(title: string, create: () => Promise<EngineFixture>): void {
+  describe(`storage engine contract: ${title}`, () => {
     describe('objects', () => {
       test('a key that is not there', async () => {
         await using fixture = await create()
@@ -284,10 +284,10 @@ export function storageEngineContract(name: string, create: () => Promise<Engine
         const { engine } = fixture
         const values = ['a', 'b'].map((letter) => Buffer.from(letter.repeat(5000)))
         let version = await engine.compareAndSwap(key, undefined, values[0])
-        let writing = true
+        const state = { writing: true }
         const reader = (async () => {
           let reads = 0
-          while (writing) {
+          while (state.writing) {
             const text = Buffer.from((await engine.getVersioned(key))?.bytes ?? []).toString()
             assert.match(text, /^(a{5000}|b{5000})$/)
             reads++
@@ -298,7 +298,7 @@ export function storageEngineContract(name: string, create: () => Promise<Engine
           version = await engine.compareAndSwap(key, version, values[round % 2])
           assert.ok(version)
         }
-        writing = false
+        state.writing = false
         assert.ok((await reader) > 0)
       })
     })

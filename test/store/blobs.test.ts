@@ -128,7 +128,7 @@ describe('blob writer', () => {
       },
       64,
     )
-    const chunks = Array.from({ length: 64 * 19 }, (_, index) => Buffer.from(`chunk ${index}`))
+    const chunks = Array.from({ length: 64 * 19 }, (_, at) => Buffer.from(`chunk ${at}`))
     for (const chunk of chunks) assert.equal(append(writer, chunk), true)
     for (const chunk of chunks) {
       const found = writer.findChunk(rawDigestOf(chunk), chunk.byteLength)

@@ -41,7 +41,7 @@ describe('local engine: order of what reaches the disk', () => {
 
   test('the file before its name, the name before success, each new folder before what is in it', async () => {
     await using fixture = await traced()
-    const { engine, steps, folder } = fixture
+    const { engine, steps, folder: root } = fixture
     const path = join(await engine.stagingFolder(key), 'staged')
     await writeFile(path, 'bytes')
     steps.length = 0
@@ -52,19 +52,19 @@ describe('local engine: order of what reaches the disk', () => {
     const made = steps.filter(({ step }) => step === 'make-folder').map((step) => step.path)
     const base = '/domains/acme/blobs'
     assert.deepEqual(made, [base, `${base}/sha256`, `${base}/sha256/ab`])
-    for (const path of made) {
-      const at = steps.findIndex((one) => one.step === 'make-folder' && one.path === path)
-      const parent = path.slice(0, path.lastIndexOf('/'))
+    for (const folder of made) {
+      const at = steps.findIndex((one) => one.step === 'make-folder' && one.path === folder)
+      const parent = folder.slice(0, folder.lastIndexOf('/'))
       const sync = steps.findIndex(
         (one, index) => index > at && one.step === 'fsync-folder' && one.path === parent,
       )
-      assert.ok(sync > at && sync < link, `${path} is on disk before the link`)
+      assert.ok(sync > at && sync < link, `${folder} is on disk before the link`)
     }
     assert.deepEqual(steps.slice(link + 1), [
       { step: 'fsync-folder', path: `${base}/sha256/ab` },
       { step: 'unlink', path: '/domains/acme/uploads/staged' },
     ])
-    assert.deepEqual(await filesBelow(folder.path), [key])
+    assert.deepEqual(await filesBelow(root.path), [key])
   })
 
   test('an object that another process linked is on disk before put says present', async () => {

@@ -97,8 +97,12 @@ describe('address map codec', () => {
       createHash('sha256').update('x').digest('hex'),
       '0050000001000000', // blob size
       '0000000000000000',
-      '0000000000000000' + '0020000001000000' + '01000000',
-      '0010000000000000' + '0000000000000000' + '00000000',
+      '0000000000000000', // extent at 0: source 1, offset 2^32 + 0x2000
+      '0020000001000000',
+      '01000000',
+      '0010000000000000', // extent at 0x1000: zeros
+      '0000000000000000',
+      '00000000',
     ].join('')
     assert.equal(bytes.subarray(32).toString('hex'), expected)
     assert.equal(
@@ -201,7 +205,7 @@ describe('address map codec', () => {
         accepted++
         let before = -1
         for (const line of decodedRuns(bytes)) {
-          const [length = NaN, name, offset = NaN] = line.split(' ').map((word, index) => {
+          const [length, name, offset] = line.split(' ').map((word, index) => {
             return index === 1 ? word : Number(word)
           }) as [number, string, number]
           const size = map.blobs.find(({ digest }) => digest === (name as Digest))?.size
