@@ -32,7 +32,7 @@ export function writeEvidence(name: string, title: string, body: readonly string
 function commit(): string {
   try {
     const git = (args: string[]): string =>
-      execFileSync('git', args, {
+      execFileSync('git', ['-c', 'safe.directory=*', ...args], {
         cwd: ROOT,
         encoding: 'utf8',
         stdio: ['ignore', 'pipe', 'ignore'],

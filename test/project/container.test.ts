@@ -37,7 +37,7 @@ describe('Dockerfile', () => {
       const [source, app] = [join(folder, 'src'), join(folder, 'app')]
       const listed = await run(
         'git',
-        ['ls-files', '-z', '--cached', '--others', '--exclude-standard'],
+        ['-c', 'safe.directory=*', 'ls-files', '-z', '--cached', '--others', '--exclude-standard'],
         { cwd: ROOT },
       )
       for (const file of listed.stdout.split('\0')) {
