@@ -22,12 +22,11 @@ async function main(): Promise<void> {
       root.abort(interruption)
     })
   }
-  for (const stream of [process.stdout, process.stderr]) {
-    stream.on('error', (error: NodeJS.ErrnoException) => {
-      if (error.code === 'EPIPE') root.abort(Interruption.byReader())
-      else root.abort(error)
-    })
-  }
+  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+    root.abort(error.code === 'EPIPE' ? Interruption.byReader() : error)
+  })
+  // without a reader of stderr there is nobody to tell, and the result still counts
+  process.stderr.on('error', () => undefined)
   process.exitCode = await runCli(args, {
     stdin: process.stdin,
     stdout: process.stdout,

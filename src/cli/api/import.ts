@@ -42,7 +42,12 @@ export async function importErofs(
   }
   const parameters = new URLSearchParams({ format: 'erofs' })
   for (const digest of devices) parameters.append('device', digest)
-  const job = await send<Job>(client, `${imagePath(ref)}?${parameters}`, files.image, progress)
+  const job = await send<Job>(
+    client,
+    `${imagePath(ref)}?${parameters.toString()}`,
+    files.image,
+    progress,
+  )
   return followJob(client, job, progress)
 }
 

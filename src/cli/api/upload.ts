@@ -159,7 +159,5 @@ function drained(request: ClientRequest): Promise<void> {
 }
 
 function unreadable(path: string, why: string, cause?: unknown): AppError {
-  return new AppError('ERR_CLI_FILE_UNREADABLE', `cannot read ${path}: ${why}`, {
-    ...(cause === undefined ? {} : { cause }),
-  })
+  return new AppError('ERR_CLI_FILE_UNREADABLE', `cannot read ${path}: ${why}`, { cause })
 }

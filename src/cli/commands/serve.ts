@@ -2,7 +2,6 @@
 import { formatDuration, formatSize } from '../../core/index.ts'
 import { isLoopback, loadConfig } from '../../server/config.ts'
 import type { ListenAddress, LoadedConfig, SettingPath } from '../../server/config.ts'
-import { runServer } from '../../server/index.ts'
 import type { ReadyInfo, ServerSummary } from '../../server/run-options.ts'
 import type { Invocation } from '../invocation.ts'
 import { plural } from '../render/text.ts'
@@ -21,6 +20,8 @@ export async function runServe(invocation: Invocation, options: ServerFlags): Pr
     env: context.env,
     ...(file === undefined ? {} : { file }),
   })
+  // a mistake in the settings is told before the whole server is loaded
+  const { runServer } = await import('../../server/index.ts')
   await runServer(loaded.config, {
     signal: context.signal,
     onReady: (info) => output.say(describeStart(info, loaded, performance.now() - startedAt)),

@@ -34,7 +34,7 @@ export interface DemoImageOptions {
 }
 
 export async function makeDemoImages(options: DemoImageOptions): Promise<DemoImages> {
-  const mkfs = (await findProgram('mkfs.erofs', options.env)) ?? (await installMkfs(options))
+  const mkfs = await findMkfs(options)
   if (mkfs !== undefined) {
     try {
       return await build(mkfs, options)
@@ -45,6 +45,12 @@ export async function makeDemoImages(options: DemoImageOptions): Promise<DemoIma
   }
   options.say('using the two small images that come with commonpage')
   return unpackShipped(options)
+}
+
+/** COMMONPAGE_NO_MKFS shows, on any machine, what a machine without the program gets. */
+async function findMkfs(options: DemoImageOptions): Promise<string | undefined> {
+  if (options.env['COMMONPAGE_NO_MKFS'] !== undefined) return undefined
+  return (await findProgram('mkfs.erofs', options.env)) ?? installMkfs(options)
 }
 
 async function installMkfs(options: DemoImageOptions): Promise<string | undefined> {

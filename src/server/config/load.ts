@@ -5,15 +5,15 @@
  */
 import { readFile } from 'node:fs/promises'
 import { extname } from 'node:path'
-import { Value } from 'typebox/value'
 import { parseDocument } from 'yaml'
 
-import { AppError, closestNames, formatSize, isAppError, parseSize } from '../../core/index.ts'
-import { deriveConfig, formatAddress, readHostFacts } from './derive.ts'
-import type { HostFacts, ListenAddress, ParsedSettings, ServerConfig } from './derive.ts'
-import { settingSchema } from './schema.ts'
+import { AppError, closestNames, formatSize } from '../../core/index.ts'
+import { deriveConfig, readHostFacts } from './derive.ts'
+import type { HostFacts, ParsedSettings, ServerConfig } from './derive.ts'
+import { displayValue, parseValue, show } from './values.ts'
+import type { Problem } from './values.ts'
 import { ENVIRONMENT_PREFIX, environmentName, SETTING_PATHS, SETTINGS } from '../settings.ts'
-import type { Setting, SettingPath } from '../settings.ts'
+import type { SettingPath } from '../settings.ts'
 
 /** A configuration is a few dozen lines: more is the wrong file. */
 const MAX_FILE_BYTES = 1024 * 1024
@@ -27,6 +27,7 @@ const OTHER_VARIABLES = new Set([
   'COMMONPAGE_FULL',
   'COMMONPAGE_LOG',
   'COMMONPAGE_NO_APT',
+  'COMMONPAGE_NO_MKFS',
   'COMMONPAGE_SERVER',
 ])
 /** What Kubernetes sets for a Service called `commonpage` or `commonpage-…`. */
@@ -61,11 +62,6 @@ interface Raw {
   readonly origin: string
 }
 
-interface Problem {
-  readonly message: string
-  readonly hint?: string
-}
-
 /** @throws ERR_CONFIG_INVALID, ERR_CONFIG_INSECURE, ERR_CONFIG_UNREADABLE */
 export async function loadConfig(options: LoadOptions = {}): Promise<LoadedConfig> {
   const problems: Problem[] = []
@@ -85,7 +81,7 @@ export async function loadConfig(options: LoadOptions = {}): Promise<LoadedConfi
   for (const [path, { value, origin }] of raw) {
     const result = value === undefined ? undefined : parseValue(path, value, origin, problems)
     parsed[path] = result
-    settings.push({ path, value: display(SETTINGS[path], result, value), origin })
+    settings.push({ path, value: displayValue(SETTINGS[path], result, value), origin })
   }
   refuse(problems, options.file)
   const host = options.host ?? (await readHostFacts())
@@ -152,14 +148,18 @@ function parseFile(file: string, text: string): unknown {
     case '.yaml':
     case '.yml': {
       const document = parseDocument(text, { prettyErrors: true })
-      const [error] = document.errors
-      if (error !== undefined) {
+      const [mistake] = document.errors
+      if (mistake !== undefined) {
         throw unreadable(
           file,
-          `is not YAML: ${error.message.split('\n')[0]?.replace(/:$/, '') ?? ''}`,
+          `is not YAML: ${mistake.message.split('\n')[0]?.replace(/:$/, '') ?? ''}`,
         )
       }
-      return document.toJS({ maxAliasCount: MAX_ALIASES }) as unknown
+      try {
+        return document.toJS({ maxAliasCount: MAX_ALIASES }) as unknown
+      } catch (error) {
+        throw unreadable(file, `cannot be resolved: ${error instanceof Error ? error.message : ''}`)
+      }
     }
     default:
       throw unreadable(file, 'has an unknown suffix, expected .yaml, .yml or .json')
@@ -186,76 +186,6 @@ function environmentSettings(
     }
   }
   return found
-}
-
-function parseValue(path: SettingPath, raw: unknown, origin: string, problems: Problem[]): unknown {
-  const definition: Setting = SETTINGS[path]
-  const fromText = typeof raw === 'string' && !origin.startsWith('file')
-  const typed = fromText ? typedFromText(definition, raw) : raw
-  const where = `${path} (${origin})`
-  if (!Value.Check(settingSchema(definition), typed)) {
-    problems.push({ message: `${where} is ${show(raw)}, expected ${expectation(definition)}` })
-    return undefined
-  }
-  if (typeof typed === 'string' && definition.words?.includes(typed)) return undefined
-  try {
-    if (definition.kind === 'size')
-      return typeof typed === 'number' ? typed : parseSize(String(typed))
-    if (definition.kind === 'address') return parseAddress(String(typed))
-  } catch (error) {
-    const message = isAppError(error) ? error.message : String(error)
-    problems.push({ message: `${where}: ${message}` })
-    return undefined
-  }
-  return typed
-}
-
-function typedFromText(definition: Setting, text: string): unknown {
-  if (definition.kind === 'boolean') {
-    if (/^(true|1|yes|on)$/i.test(text)) return true
-    if (/^(false|0|no|off)$/i.test(text)) return false
-    return text
-  }
-  if (definition.kind === 'workers' && /^\d{1,9}$/.test(text)) return Number(text)
-  return text
-}
-
-/** `HOST:PORT`, `[IPV6]:PORT`. @throws ERR_INVALID_ARGUMENT */
-export function parseAddress(text: string): ListenAddress {
-  const match = /^(?:\[([0-9a-f:.]+)\]|([^:[\]]+)):(\d{1,5})$/i.exec(text)
-  const host = match?.[1] ?? match?.[2]
-  const port = Number(match?.[3])
-  if (host !== undefined && port <= 65535) return { host, port }
-  throw new AppError(
-    'ERR_INVALID_ARGUMENT',
-    `'${text}' is not an address, expected HOST:PORT, for example 127.0.0.1:8080 or [::1]:8080`,
-  )
-}
-
-function expectation(definition: Setting): string {
-  switch (definition.kind) {
-    case 'text':
-      return 'a non-empty text'
-    case 'address':
-      return 'HOST:PORT, for example 127.0.0.1:8080'
-    case 'size':
-      return `${(definition.words ?? []).map((word) => `${word} or `).join('')}a size, for example 512MiB`
-    case 'boolean':
-      return 'true or false'
-    case 'workers':
-      return 'auto or a number of at least 1'
-    case 'choice':
-      return `one of ${(definition.choices ?? []).join(', ')}`
-  }
-}
-
-function display(definition: Setting, parsed: unknown, raw: unknown): string | undefined {
-  if (raw === undefined) return undefined
-  if (definition.kind === 'size' && typeof parsed === 'number') return formatSize(parsed)
-  if (definition.kind === 'address' && parsed !== undefined) {
-    return formatAddress(parsed as ListenAddress)
-  }
-  return String(parsed ?? raw)
 }
 
 function unknownKey(file: string, path: string, known: Iterable<string>): Problem {
@@ -297,8 +227,4 @@ function isSetting(path: string): path is SettingPath {
 
 function isMapping(value: unknown): value is Record<string, unknown> {
   return typeof value === 'object' && value !== null && !Array.isArray(value)
-}
-
-function show(value: unknown): string {
-  return typeof value === 'string' ? `'${value}'` : JSON.stringify(value)
 }
