@@ -1,14 +1,41 @@
 /** What a connection, and all of them, may hold: in-flight bounds, slow readers, releases under resets. */
 import assert from 'node:assert/strict'
+import { Duplex } from 'node:stream'
 import { describe, test } from 'node:test'
 
-import { NBD_CMD } from '../../src/nbd/index.ts'
+import { NBD_CMD, NBD_OPT } from '../../src/nbd/index.ts'
 import { pattern, TestExport } from './exports.ts'
 import { start, TestServer, turns } from './harness.ts'
-import { numbered, request, simpleReply } from './wire.ts'
+import { CLIENT_FLAGS, infoData, numbered, option, request, simpleReply } from './wire.ts'
 
 const FULL = process.env['COMMONPAGE_FULL'] === '1'
 const MIB = 1024 * 1024
+
+/** Takes so many writes at once and leaves the one after them hanging. */
+class StuckStream extends Duplex {
+  takes = Infinity
+  #stuck: (() => void) | undefined
+
+  override _read(): void {}
+
+  override _writev(_chunks: unknown, done: () => void): void {
+    if (this.takes-- > 0) done()
+    else this.#stuck = done
+  }
+
+  override _destroy(error: Error | null, done: (error: Error | null) => void): void {
+    this.#stuck?.()
+    done(error)
+  }
+
+  /** Takes the hanging write. */
+  proceed(): void {
+    const done = this.#stuck
+    this.#stuck = undefined
+    this.takes--
+    done?.()
+  }
+}
 
 describe('bounds', () => {
   test('a client that asks and does not read holds a bounded number of bytes', async () => {
@@ -77,6 +104,42 @@ describe('bounds', () => {
     for (const held of target.held.splice(0)) target.answer(held)
     await hog.client.simple(4 * MIB)
     await other.client.expect(simpleReply(9n, 0, target.bytes.subarray(0, MIB)))
+  })
+
+  test('a connection that ends gives back what its unfinished reads had taken', async () => {
+    const target = new TestExport(pattern(8 * MIB))
+    const limits = { maxTotalInFlightBytes: 4 * MIB }
+    await using server = await new TestServer(target, { limits }).listen()
+    target.hold = true
+    const hog = await server.connect()
+    await hog.client.go()
+    hog.client.send(request({ length: 4 * MIB }))
+    while (target.held.length < 1) await new Promise<void>((r) => (target.onHeld = r))
+    target.hold = false
+    const other = await server.connect()
+    await other.client.go()
+    other.client.send(request({ cookie: 9n, length: MIB }))
+    await turns(20)
+    assert.equal(other.client.buffered, 0)
+    hog.socket.resetAndDestroy()
+    await other.client.expect(simpleReply(9n, 0, target.bytes.subarray(0, MIB)))
+  })
+
+  test('the callback of a finished write does not release the next, which is under way', async () => {
+    const target = new TestExport(pattern(100_000))
+    await using server = new TestServer(target, { limits: { maxInFlight: 1 } })
+    const socket = new StuckStream()
+    server.server.handle(socket)
+    socket.push(Buffer.concat([CLIENT_FLAGS, option(NBD_OPT.GO, infoData('x'))]))
+    await turns(5)
+    socket.takes = 2
+    socket.push(numbered(5, 50_000))
+    await turns(5)
+    assert.deepEqual([target.sent, target.released], [3, 2])
+    socket.takes = 1
+    socket.proceed()
+    await turns(5)
+    assert.deepEqual([target.sent, target.released], [4, 3])
   })
 
   test('a read larger than the bound of a connection is served, alone', async () => {
