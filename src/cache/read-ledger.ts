@@ -50,7 +50,10 @@ export class ReadLedger {
     const filler = table[record + FRAME.FILLER] ?? 0
     let result: number = LOOKUP.hit
     if (how !== GRANTED.RESIDENT) result = how === GRANTED.FILLED ? LOOKUP.miss : LOOKUP.coalesced
-    else if (filler !== imageId && filler > 0 && imageId !== 0) result = LOOKUP.shared_hit
+    else if (filler !== imageId && filler > 0 && imageId !== 0) {
+      result = LOOKUP.shared_hit
+      touched?.countSharedHit(this.#control[CONTROL.EPOCH] ?? 0)
+    }
     if (filler < 0 && imageId !== 0) this.#claim(record, imageId, touched)
     if (touched !== undefined) {
       touched.touch(this.#control[CONTROL.EPOCH] ?? 0, ordinal, table[record + FRAME.VALID] ?? 0)

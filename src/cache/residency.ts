@@ -3,16 +3,19 @@ import { FRAME, recordOf } from './frame-table.ts'
 import type { CacheMemory } from './memory.ts'
 import { EVICTING, pinsOf } from './pin-protocol.ts'
 
-/** Whole frames that hold pages of each blob, in bytes. Pages being filled do not count. */
-export function residentBytesByBlob(memory: CacheMemory): Map<number, number> {
+/** The pages of each blob that are in memory, ascending. Pages being filled do not count. */
+export function residentPagesByBlob(memory: CacheMemory): Map<number, Uint32Array> {
   const table = new Int32Array(memory.table)
-  const bytes = new Map<number, number>()
+  const pages = new Map<number, number[]>()
   for (let record = 0; record < table.length; record += recordOf(1)) {
     const blobNo = table[record + FRAME.BLOB] ?? 0
     if (blobNo === 0 || ((table[record] ?? 0) & EVICTING) !== 0) continue
-    bytes.set(blobNo, (bytes.get(blobNo) ?? 0) + memory.frameSize)
+    const pageNo = (table[record + FRAME.PAGE] ?? 0) >>> 0
+    const known = pages.get(blobNo)
+    if (known === undefined) pages.set(blobNo, [pageNo])
+    else known.push(pageNo)
   }
-  return bytes
+  return new Map([...pages].map(([blobNo, list]) => [blobNo, Uint32Array.from(list).sort()]))
 }
 
 /** Bytes of the frames that somebody holds pinned. Allocates nothing; 1 ms for a million frames or so. */

@@ -57,11 +57,15 @@ export interface ControlPlane {
   ): Promise<{ id: string; path: string; limitBytes: number }>
   /** Gives the space of an upload back (failed or aborted bodies). */
   abortUpload(id: string): Promise<void>
-  /** Publishes a staged upload as a blob of the domain. @returns its digest and whether it was new */
+  /**
+   * Hashes a staged upload and publishes it as a blob of the domain; with `park`, keeps it under its digest
+   * for a coming import instead, which takes it as a device.
+   * @throws ERR_STORE_DIGEST_MISMATCH
+   */
   finishBlob(
     domain: string,
     id: string,
-    expected?: Digest,
+    options?: { expected?: Digest; park?: boolean },
   ): Promise<{ digest: Digest; sizeBytes: number; created: boolean }>
   /** Starts an import of staged uploads; the job owns them from here on. */
   startImport(

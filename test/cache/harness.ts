@@ -22,7 +22,7 @@ import {
   type PageSource,
   pinnedBytes,
   type ReadContext,
-  residentBytesByBlob,
+  residentPagesByBlob,
   runFiller,
   runKeeper,
   RunList,
@@ -150,7 +150,11 @@ export class TestCache {
     assert.equal(totals.addedBytes + totals.unattributedBytes, totals.broughtBytes)
     assert.equal(pinnedBytes(this.memory), 0, 'pins are left')
     const { residentFrames, fillsInFlight, grantsWaiting } = this.stats
-    const resident = [...residentBytesByBlob(this.memory).values()].reduce((sum, n) => sum + n, 0)
+    const pages = [...residentPagesByBlob(this.memory).values()].reduce(
+      (sum, { length }) => sum + length,
+      0,
+    )
+    const resident = pages * this.memory.frameSize
     assert.equal(resident, residentFrames * this.memory.frameSize)
     assert.equal(fillsInFlight, 0)
     assert.equal(grantsWaiting, 0)

@@ -403,7 +403,11 @@ export class MemoryControl implements ControlPlane {
     await this.#take(id)
   }
 
-  async finishBlob(domain: string, id: string, expected?: Digest) {
+  async finishBlob(
+    domain: string,
+    id: string,
+    { expected }: { expected?: Digest; park?: boolean } = {},
+  ) {
     const bytes = await this.#take(id)
     const digest = digestOf(bytes)
     if (expected !== undefined && expected !== digest) {

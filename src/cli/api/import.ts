@@ -37,7 +37,12 @@ export async function importErofs(
   for (const path of [...files.devices, files.image]) await assertReadable(path)
   const devices: Digest[] = []
   for (const path of files.devices) {
-    const blob = await send<{ digest: Digest }>(client, `/v1/blobs/${ref.domain}`, path, progress)
+    const blob = await send<{ digest: Digest }>(
+      client,
+      `/v1/blobs/${ref.domain}?park=true`,
+      path,
+      progress,
+    )
     devices.push(blob.digest)
   }
   const parameters = new URLSearchParams({ format: 'erofs' })

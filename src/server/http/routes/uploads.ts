@@ -5,7 +5,6 @@
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { Type } from 'typebox'
 
-import type { Digest } from '../../../core/index.ts'
 import { AppError, formatRef, fromErrorRecord, isDomain, parseDigest } from '../../../core/index.ts'
 import type { App, HttpContext } from '../context.ts'
 import { operation } from '../context.ts'
@@ -33,6 +32,11 @@ const ImportQuery = Type.Object({
 })
 const BlobQuery = Type.Object({
   digest: Type.Optional(Type.String({ description: 'refuse the body unless it has this digest' })),
+  park: Type.Optional(
+    Type.Boolean({
+      description: 'keep it for an hour as a device of a coming import, not as a blob',
+    }),
+  ),
 })
 const UPLOAD_ERRORS = [
   'ERR_STORE_FULL',
@@ -86,10 +90,10 @@ export function registerUploadRoutes(app: App, context: HttpContext): void {
     handler: async (request, reply) => {
       const { domain } = request.params
       if (!isDomain(domain)) throw new AppError('ERR_REF_INVALID', `'${domain}' is not a domain`)
-      const expected: Digest | undefined =
-        request.query.digest === undefined ? undefined : parseDigest(request.query.digest)
+      const { digest } = request.query
+      const expected = digest === undefined ? {} : { expected: parseDigest(digest) }
       const blob = await withUpload(context, request, reply, domain, (id) =>
-        context.control.finishBlob(domain, id, expected),
+        context.control.finishBlob(domain, id, { park: request.query.park === true, ...expected }),
       )
       void reply.header('Location', `/v1/blobs/${domain}/${blob.digest}`)
       return reply.code(blob.created ? 201 : 200).send(blob)

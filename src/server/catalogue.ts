@@ -1,0 +1,232 @@
+/**
+ * What images there are, for main: references to digests, records to descriptions. It remembers small facts
+ * of immutable things, and nothing of refs, which change.
+ */
+import { LRUCache } from 'lru-cache'
+
+import type { Digest, Ref } from '../core/index.ts'
+import { AppError, formatRef, isDomain } from '../core/index.ts'
+import type { ImageRecord } from '../images/index.ts'
+import { decodeImageRecord } from '../images/index.ts'
+import type { ListedRef, Store } from '../store/index.ts'
+import type { Image, ImageList } from './http/index.ts'
+
+const DEFAULT_PAGE = 100
+const MAX_PAGE = 1000
+/** Records and facts of maps that are remembered; some hundred bytes each. */
+const MAX_REMEMBERED = 20_000
+
+export interface Resolved {
+  readonly digest: Digest
+  readonly updatedAt?: string
+}
+
+/** One tagged image. */
+export interface TaggedImage {
+  readonly domain: string
+  readonly name: string
+  readonly tag: string
+  readonly digest: Digest
+  readonly updatedAt: string
+}
+
+interface DeviceFacts {
+  readonly extents: number
+  readonly parsedAsErofs: boolean
+  readonly inodes: number
+  readonly logicalBytes: number
+}
+
+export class Catalogue {
+  readonly #store: Store
+  readonly #records = new LRUCache<string, ImageRecord>({ max: MAX_REMEMBERED })
+  readonly #facts = new LRUCache<string, DeviceFacts>({ max: MAX_REMEMBERED })
+  #tagged: Promise<readonly TaggedImage[]> | undefined
+
+  constructor(store: Store) {
+    this.#store = store
+  }
+
+  /** @throws ERR_IMAGE_NOT_FOUND */
+  async resolve(ref: Ref): Promise<Resolved> {
+    const domain = this.#store.domain(ref.domain)
+    if (ref.digest !== undefined) {
+      if (!(await this.#record(ref.domain, ref.digest))) throw notFound(ref)
+      return { digest: ref.digest }
+    }
+    const found = ref.tag === undefined ? undefined : await domain.refs.resolve(ref.name, ref.tag)
+    if (found?.image === undefined) throw notFound(ref)
+    return { digest: found.image, updatedAt: found.updatedAt }
+  }
+
+  /** @throws ERR_IMAGE_NOT_FOUND */
+  async describe(ref: Ref): Promise<Image> {
+    const { digest, updatedAt } = await this.resolve(ref)
+    return this.#describe(ref, digest, updatedAt)
+  }
+
+  /** One page over all domains, in the order of domain and name. @throws ERR_INVALID_ARGUMENT for a cursor that is none */
+  async list(query: { domain?: string; cursor?: string; limit?: number }): Promise<ImageList> {
+    const limit = Math.min(Math.max(query.limit ?? DEFAULT_PAGE, 1), MAX_PAGE)
+    const from = query.cursor === undefined ? undefined : decodeCursor(query.cursor)
+    const images: Image[] = []
+    for (const domain of await this.#domains(query.domain)) {
+      if (from !== undefined && domain < from.domain) continue
+      let after = from?.domain === domain ? from.after : undefined
+      do {
+        const page = await this.#store.domain(domain).refs.list({
+          limit: limit - images.length,
+          ...(after === undefined ? {} : { after }),
+        })
+        for (const listed of page.refs) {
+          const { image } = listed.ref
+          if (image === undefined) continue
+          images.push(
+            await this.#describe(
+              { domain, name: listed.name, tag: listed.tag },
+              image,
+              listed.ref.updatedAt,
+            ),
+          )
+        }
+        after = page.next
+        if (images.length >= limit && after !== undefined)
+          return { images, nextCursor: encodeCursor(domain, after) }
+      } while (after !== undefined)
+    }
+    return { images }
+  }
+
+  /** Every tagged image; remembered until a tag changes. */
+  tagged(): Promise<readonly TaggedImage[]> {
+    this.#tagged ??= this.#listTagged()
+    return this.#tagged
+  }
+
+  /** A tag was changed. */
+  changed(): void {
+    this.#tagged = undefined
+  }
+
+  /** The first tag of each image, by `DOMAIN/DIGEST`. */
+  async firstTags(): Promise<ReadonlyMap<string, string>> {
+    const tags = new Map<string, string>()
+    for (const { domain, name, tag, digest } of await this.tagged()) {
+      const key = `${domain}/${digest}`
+      if (!tags.has(key)) tags.set(key, formatRef({ domain, name, tag }))
+    }
+    return tags
+  }
+
+  async #listTagged(): Promise<readonly TaggedImage[]> {
+    try {
+      const all: TaggedImage[] = []
+      for await (const image of this.#eachTagged()) all.push(image)
+      return all
+    } catch (error) {
+      this.#tagged = undefined
+      throw error
+    }
+  }
+
+  async *#eachTagged(): AsyncGenerator<TaggedImage> {
+    for (const domain of await this.#domains(undefined)) {
+      let after: string | undefined
+      do {
+        const page = await this.#store
+          .domain(domain)
+          .refs.list({ limit: MAX_PAGE, ...(after === undefined ? {} : { after }) })
+        yield* page.refs.flatMap((listed) => taggedImage(domain, listed))
+        after = page.next
+      } while (after !== undefined)
+    }
+  }
+
+  async #domains(only: string | undefined): Promise<readonly string[]> {
+    if (only !== undefined && !isDomain(only))
+      throw new AppError('ERR_REF_INVALID', `'${only}' is not a domain`)
+    return only === undefined ? this.#store.domains() : [only]
+  }
+
+  async #describe(ref: Ref, digest: Digest, updatedAt: string | undefined): Promise<Image> {
+    const record = await this.#record(ref.domain, digest)
+    if (!record) throw notFound(ref)
+    const facts: DeviceFacts[] = []
+    for (const device of record.devices)
+      facts.push(await this.#deviceFacts(ref.domain, device.sha256))
+    const [primary] = facts
+    const flattened = Math.max(
+      ...record.devices.map(
+        (device, i) => (i === 0 ? 0 : (device.unifiedOffset ?? -device.size)) + device.size,
+      ),
+    )
+    return {
+      ref: formatRef(ref),
+      domain: ref.domain,
+      name: ref.name,
+      ...(ref.tag === undefined ? {} : { tag: ref.tag }),
+      digest,
+      sizeBytes: flattened,
+      devices: record.devices.map((device, i) => ({
+        sizeBytes: device.size,
+        digest: device.sha256,
+        extents: facts[i]?.extents ?? 0,
+      })),
+      origin: { ...record.origin },
+      filesystem: primary?.parsedAsErofs === true ? 'erofs' : 'unknown',
+      inodes: primary?.inodes ?? 0,
+      ...(updatedAt === undefined ? {} : { updatedAt }),
+      nbdExport: `${ref.domain}/${ref.name}@${digest}`,
+    }
+  }
+
+  async #record(domain: string, digest: Digest): Promise<ImageRecord | undefined> {
+    const key = `${domain}/${digest}`
+    const known = this.#records.get(key)
+    if (known) return known
+    const bytes = await this.#store.domain(domain).manifests.get(digest)
+    if (!bytes) return undefined
+    const record = decodeImageRecord(bytes, digest)
+    this.#records.set(key, record)
+    return record
+  }
+
+  async #deviceFacts(domain: string, device: Digest): Promise<DeviceFacts> {
+    const key = `${domain}/${device}`
+    const known = this.#facts.get(key)
+    if (known) return known
+    const { map } = await this.#store.domain(domain).maps.require(device)
+    const facts = {
+      extents: map.extentCount,
+      parsedAsErofs: map.parsedAsErofs,
+      inodes: map.inodeCount,
+      logicalBytes: map.logicalBytes,
+    }
+    this.#facts.set(key, facts)
+    return facts
+  }
+}
+
+function taggedImage(domain: string, { name, tag, ref }: ListedRef): TaggedImage[] {
+  return ref.image === undefined
+    ? []
+    : [{ domain, name, tag, digest: ref.image, updatedAt: ref.updatedAt }]
+}
+
+function notFound(ref: Ref): AppError {
+  return new AppError('ERR_IMAGE_NOT_FOUND', `no image '${formatRef(ref)}'`, {
+    hint: 'commonpage image ls lists all',
+  })
+}
+
+function encodeCursor(domain: string, after: string): string {
+  return Buffer.from(`${domain}\n${after}`).toString('base64url')
+}
+
+function decodeCursor(cursor: string): { domain: string; after: string } {
+  const [domain, after] = Buffer.from(cursor, 'base64url').toString('utf8').split('\n')
+  if (domain === undefined || after === undefined || !isDomain(domain)) {
+    throw new AppError('ERR_INVALID_ARGUMENT', `'${cursor}' is not a cursor of this list`)
+  }
+  return { domain, after }
+}

@@ -1,0 +1,257 @@
+/**
+ * The control plane: what main does for front ends. It owns refs (every change bumps the epoch before it is
+ * acknowledged), hands uploads to import processes, and puts the reports together from the counters.
+ */
+import type { KeeperClient } from '../cache/index.ts'
+import type { Digest, Ref } from '../core/index.ts'
+import { AppError, formatRef, isDomain } from '../core/index.ts'
+import type { ImportSummary } from '../images/index.ts'
+import type { Store } from '../store/index.ts'
+import type { Catalogue } from './catalogue.ts'
+import type { BlobDescriptor } from './data-plane.ts'
+import type { DiskUsage, Image, ImageList, Job, Sharing, Stats } from './http/index.ts'
+import type { ImportProcesses } from './import-processes.ts'
+import type { Jobs } from './jobs.ts'
+import type { ControlPlane, ImportRequest } from './planes.ts'
+import type { Reports } from './reports.ts'
+import type { Uploads } from './uploads.ts'
+
+export interface MainControlPlaneOptions {
+  readonly store: Store
+  readonly keeper: KeeperClient
+  readonly catalogue: Catalogue
+  readonly jobs: Jobs
+  readonly processes: ImportProcesses
+  readonly uploads: Uploads
+  readonly reports: Reports
+  /** Int32 in shared memory; workers compare it. */
+  readonly epoch: Int32Array
+}
+
+/** What a process says of an upload that it hashed or stored. */
+interface BlobResult {
+  readonly digest: Digest
+  readonly sizeBytes: number
+  readonly created: boolean
+}
+
+/** Attempts of an unconditional change (import, tag) when others change the tag meanwhile. */
+const MAX_SWAP_ATTEMPTS = 8
+
+export class MainControlPlane implements ControlPlane {
+  readonly #options: MainControlPlaneOptions
+  #state: 'starting' | 'ready' | 'draining' = 'starting'
+
+  constructor(options: MainControlPlaneOptions) {
+    this.#options = options
+  }
+
+  listening(): void {
+    this.#state = 'ready'
+  }
+
+  drain(): void {
+    this.#state = 'draining'
+  }
+
+  /** What a reference names now. @throws ERR_IMAGE_NOT_FOUND */
+  async resolve(ref: Ref): Promise<Digest> {
+    return (await this.#options.catalogue.resolve(ref)).digest
+  }
+
+  /** @throws ERR_BLOB_NOT_FOUND */
+  async openBlob(domain: string, digest: Digest): Promise<BlobDescriptor> {
+    const head = await this.#options.store.domain(domain).blobs.head(digest)
+    if (!head) throw new AppError('ERR_BLOB_NOT_FOUND', `no blob ${digest} in domain '${domain}'`)
+    const [opened] = await this.#options.keeper.openBlobs([{ domain, digest, size: head.size }])
+    return { size: head.size, blobNo: opened?.blobNo ?? 0, domainNo: opened?.domainNo ?? 0 }
+  }
+
+  async domains(): Promise<string[]> {
+    return [...(await this.#options.store.domains())]
+  }
+
+  images(query: { domain?: string; cursor?: string; limit?: number }): Promise<ImageList> {
+    return this.#options.catalogue.list(query)
+  }
+
+  image(ref: Ref): Promise<Image> {
+    return this.#options.catalogue.describe(ref)
+  }
+
+  async tag(ref: Ref, from: Ref): Promise<Image> {
+    if (ref.domain !== from.domain) {
+      throw new AppError(
+        'ERR_INVALID_ARGUMENT',
+        `${formatRef(from)} is of another domain than ${formatRef(ref)}`,
+        {
+          hint: 'nothing is shared between domains: import the image there',
+        },
+      )
+    }
+    const { digest } = await this.#options.catalogue.resolve(from)
+    await this.#point(ref, digest)
+    return this.#options.catalogue.describe(ref)
+  }
+
+  async remove(ref: Ref): Promise<void> {
+    const { tag, domain, name } = ref
+    if (tag === undefined) {
+      throw new AppError(
+        'ERR_INVALID_ARGUMENT',
+        `${formatRef(ref)} is a digest: remove the tags that name it`,
+      )
+    }
+    const { refs } = this.#options.store.domain(domain)
+    const current = await refs.resolve(name, tag)
+    if (!current) throw new AppError('ERR_IMAGE_NOT_FOUND', `no image '${formatRef(ref)}'`)
+    await refs.delete(name, tag, current.generation)
+    this.#bump()
+  }
+
+  async beginUpload(domain: string, sizeBytes: number | undefined) {
+    if (!isDomain(domain)) throw new AppError('ERR_REF_INVALID', `'${domain}' is not a domain`)
+    if (this.#state === 'draining') throw new AppError('ERR_SERVER_BUSY', 'the server is stopping')
+    const upload = await this.#options.uploads.begin(domain, sizeBytes)
+    return { id: upload.id, path: upload.staged.path, limitBytes: upload.limitBytes }
+  }
+
+  abortUpload(id: string): Promise<void> {
+    return this.#options.uploads.abort(id)
+  }
+
+  async finishBlob(
+    domain: string,
+    id: string,
+    options: { expected?: Digest; park?: boolean } = {},
+  ) {
+    const { processes, uploads } = this.#options
+    const upload = uploads.take(domain, id)
+    let parked = false
+    try {
+      const type = options.park === true ? 'digest' : 'blob'
+      const { path } = upload.staged
+      const work = { ...this.#work(domain), work: type, path, expected: options.expected }
+      const blob = await processes.run<BlobResult>(work)
+      if (options.park === true) uploads.park(upload, blob.digest)
+      parked = options.park === true
+      return blob
+    } finally {
+      if (!parked) await upload.staged[Symbol.asyncDispose]()
+    }
+  }
+
+  startImport(
+    domain: string,
+    uploadId: string,
+    request: Omit<ImportRequest, 'upload'>,
+  ): Promise<Job> {
+    const { uploads, jobs } = this.#options
+    const primary = uploads.take(domain, uploadId)
+    const owned = [primary]
+    const devices: ({ path: string } | { digest: Digest })[] = [{ path: primary.staged.path }]
+    for (const digest of request.devices) {
+      const parked = uploads.takeParked(domain, digest)
+      if (parked) owned.push(parked)
+      devices.push(parked ? { path: parked.staged.path } : { digest })
+    }
+    const job = jobs.add<ImportSummary>({
+      ref: formatRef(request.ref),
+      start: { ...this.#work(domain), work: 'import', devices, format: request.format },
+      publish: async (summary) => {
+        const { sharedWith, notes } = summary
+        const report = {
+          ...summary,
+          ref: formatRef(request.ref),
+          sharedWith: [...sharedWith],
+          notes: [...notes],
+        }
+        await this.#point(request.ref, report.digest)
+        return report
+      },
+      cleanup: async () => {
+        for (const upload of owned) await upload.staged[Symbol.asyncDispose]()
+      },
+    })
+    return Promise.resolve(job)
+  }
+
+  jobs(): Promise<Job[]> {
+    return Promise.resolve(this.#options.jobs.list())
+  }
+
+  job(id: string, options: { waitMs?: number } = {}): Promise<Job> {
+    return this.#options.jobs.get(id, options.waitMs)
+  }
+
+  cancelJob(id: string): Promise<Job> {
+    return this.#options.jobs.cancel(id)
+  }
+
+  diskUsage(query: { domain?: string }): Promise<DiskUsage> {
+    return this.#options.reports.diskUsage(query.domain)
+  }
+
+  sharing(query: { domain?: string }): Promise<Sharing> {
+    return this.#options.reports.sharing(query.domain)
+  }
+
+  async resetSharing(): Promise<Sharing> {
+    await this.#options.reports.resetEpoch()
+    return this.#options.reports.sharing(undefined)
+  }
+
+  stats(): Promise<Stats> {
+    return this.#options.reports.stats()
+  }
+
+  async readiness(): Promise<{ name: string; ok: boolean; reason?: string }[]> {
+    const store = await this.#options.store.freeBytes().then(
+      () => undefined,
+      (error: unknown) => (error instanceof Error ? error.message : String(error)),
+    )
+    return [
+      { name: 'store', ok: store === undefined, ...(store === undefined ? {} : { reason: store }) },
+      {
+        name: 'listeners',
+        ok: this.#state !== 'starting',
+        ...(this.#state === 'starting' ? { reason: 'not bound yet' } : {}),
+      },
+      {
+        name: 'serving',
+        ok: this.#state !== 'draining',
+        ...(this.#state === 'draining' ? { reason: 'draining' } : {}),
+      },
+    ]
+  }
+
+  #work(domain: string) {
+    return { dataDir: this.#options.store.dataDir, domain }
+  }
+
+  /** Makes a tag name an image, whatever it named before. @throws ERR_STORE_REF_CONFLICT */
+  async #point(ref: Ref, image: Digest): Promise<void> {
+    const { tag, domain, name } = ref
+    if (tag === undefined)
+      throw new AppError('ERR_REF_INVALID', `${formatRef(ref)} is a digest, expected a tag`)
+    const { refs } = this.#options.store.domain(domain)
+    for (let attempt = 1; ; attempt++) {
+      const current = await refs.resolve(name, tag)
+      try {
+        const oci = current?.oci === undefined ? {} : { oci: current.oci }
+        await refs.compareAndSwap(name, tag, current?.generation ?? 0, { ...oci, image })
+        break
+      } catch (error) {
+        const conflict = error instanceof AppError && error.code === 'ERR_STORE_REF_CONFLICT'
+        if (!conflict || attempt === MAX_SWAP_ATTEMPTS) throw error
+      }
+    }
+    this.#bump()
+  }
+
+  /** After this, no worker uses a resolution from before the change. */
+  #bump(): void {
+    Atomics.add(this.#options.epoch, 0, 1)
+    this.#options.catalogue.changed()
+  }
+}

@@ -1,0 +1,196 @@
+/**
+ * Reports for operators: statistics, sharing and disk usage, put together from the counters in shared memory,
+ * the frame table, and what the store holds. Reading them costs the data path nothing.
+ */
+import { NBD_COUNTER } from 'nbd-server-ts'
+
+import type { CacheMemory, DomainStats as DomainCounters, KeeperClient } from '../cache/index.ts'
+import {
+  cacheStats,
+  domainStats,
+  MAX_DOMAINS,
+  pinnedBytes,
+  sumCacheCounters,
+} from '../cache/index.ts'
+import type { CounterMemory } from '../core/index.ts'
+import { sumCounters } from '../core/index.ts'
+import type { Catalogue } from './catalogue.ts'
+import type { Client, DiskUsage, Sharing, SharingRow, Stats } from './http/index.ts'
+import { readHttpCounters } from './http/index.ts'
+import type { ImageRegistry } from './image-registry.ts'
+import type { ImportProcesses } from './import-processes.ts'
+import type { Jobs } from './jobs.ts'
+import type { MetricsSnapshot } from './metrics/definition.ts'
+import type { ServerSummary } from './run-options.ts'
+import type { UsageIndex } from './usage-index.ts'
+import { COMMIT, VERSION } from './version.ts'
+
+/** One row for each data worker. */
+export interface FrontCounters {
+  readonly nbd: CounterMemory
+  readonly http: CounterMemory
+}
+
+export interface ReportsOptions {
+  readonly memory: CacheMemory
+  readonly keeper: KeeperClient
+  readonly registry: ImageRegistry
+  readonly catalogue: Catalogue
+  readonly usage: UsageIndex
+  readonly jobs: Jobs
+  readonly processes: ImportProcesses
+  readonly counters: FrontCounters
+  readonly workers: number
+  /** The clients of all workers, asked for each time. */
+  readonly clients: () => Promise<Client[]>
+}
+
+export class Reports {
+  readonly #options: ReportsOptions
+  readonly #startedAt = Date.now()
+  #epochStartedAt = Date.now()
+
+  constructor(options: ReportsOptions) {
+    this.#options = options
+  }
+
+  async stats(): Promise<Stats> {
+    const { memory, keeper, counters, workers, clients, catalogue } = this.#options
+    const sums = sumCacheCounters(memory)
+    const cache = cacheStats(sums)
+    const domains = (await keeper.domains()).map(([domain, no]) =>
+      domainRow(domain, domainStats(sums, no)),
+    )
+    const nbd = sumCounters(counters.nbd)
+    const http = readHttpCounters(sumCounters(counters.http))
+    return {
+      version: VERSION,
+      startedAt: new Date(this.#startedAt).toISOString(),
+      uptimeSeconds: (Date.now() - this.#startedAt) / 1000,
+      workers,
+      cache: {
+        capacityBytes: memory.frames * memory.frameSize,
+        residentBytes: cache.residentFrames * memory.frameSize,
+        pinnedBytes: pinnedBytes(memory),
+        frameSizeBytes: memory.frameSize,
+        evictions: sumOf(cache.evictions),
+        fillErrors: sumOf(cache.fillErrors),
+      },
+      domains,
+      servedBytes: domains.reduce(
+        (sum, row) => sum + row.servedMemoryBytes + row.servedStoreBytes,
+        0,
+      ),
+      storeReadBytes: cache.fillBytes,
+      nbdConnections: nbd[NBD_COUNTER.CONNECTIONS] ?? 0,
+      httpRequests: http.requests,
+      images: (await catalogue.tagged()).length,
+      clients: await clients(),
+    }
+  }
+
+  async sharing(only: string | undefined): Promise<Sharing> {
+    const { memory, keeper, registry, catalogue, usage } = this.#options
+    const totals = await keeper.accounting()
+    const names = await catalogue.firstTags()
+    const resident = usage.residentPages()
+    const images: SharingRow[] = []
+    for (const known of registry.known()) {
+      if (only !== undefined && known.domain !== only) continue
+      const touchedBytes = known.accounting.touchedBytes(totals.epoch)
+      const addedBytes = known.accounting.addedBytes(totals.epoch)
+      const { domain, digest } = known
+      const ref = names.get(`${domain}/${digest}`) ?? `${domain}@${digest}`
+      images.push({
+        ref,
+        domain,
+        digest,
+        touchedBytes,
+        addedBytes,
+        sharedHits: known.accounting.sharedHits(totals.epoch),
+        residentBytes: await usage.residentBytes(domain, digest, resident),
+      })
+    }
+    return {
+      epochStartedAt: new Date(this.#epochStartedAt).toISOString(),
+      images: images.toSorted(
+        (a, b) => b.touchedBytes - a.touchedBytes || (a.ref < b.ref ? -1 : 1),
+      ),
+      unattributedBytes: totals.unattributedBytes,
+      broughtInBytes: totals.broughtBytes,
+      residentBytes: cacheStats(sumCacheCounters(memory)).residentFrames * memory.frameSize,
+      capacityBytes: memory.frames * memory.frameSize,
+    }
+  }
+
+  async resetEpoch(): Promise<void> {
+    await this.#options.keeper.resetEpoch()
+    this.#epochStartedAt = Date.now()
+    await this.#options.registry.startEpoch()
+  }
+
+  async metricsSnapshot(): Promise<MetricsSnapshot> {
+    const { memory, keeper, counters, registry, jobs, processes, catalogue } = this.#options
+    const sums = sumCacheCounters(memory)
+    const domains = (await keeper.domains()).map(
+      ([domain, no]) => [domain, domainStats(sums, no)] as const,
+    )
+    return {
+      version: VERSION,
+      commit: COMMIT,
+      startedAtSeconds: this.#startedAt / 1000,
+      cache: cacheStats(sums),
+      domains,
+      frameSizeBytes: memory.frameSize,
+      capacityBytes: memory.frames * memory.frameSize,
+      pinnedBytes: pinnedBytes(memory),
+      nbd: sumCounters(counters.nbd),
+      http: readHttpCounters(sumCounters(counters.http)),
+      sharing: await this.sharing(undefined),
+      images: (await catalogue.tagged()).length,
+      mapBytes: registry.mapBytes,
+      imports: jobs.ended,
+      jobsWaiting: processes.waiting,
+    }
+  }
+
+  diskUsage(only: string | undefined): Promise<DiskUsage> {
+    return this.#options.usage.report(only)
+  }
+
+  /** For the last line of a server; the keeper need not answer any more. */
+  summary(): ServerSummary {
+    const { memory } = this.#options
+    const sums = sumCacheCounters(memory)
+    const totals = { found: 0, lookups: 0, served: 0 }
+    for (let no = 0; no < MAX_DOMAINS; no++) {
+      const row = domainStats(sums, no)
+      totals.found += row.hit + row.shared_hit + row.coalesced
+      totals.lookups += row.hit + row.shared_hit + row.coalesced + row.miss
+      totals.served += row.memoryBytes + row.storeBytes
+    }
+    return {
+      uptimeMs: Date.now() - this.#startedAt,
+      servedBytes: totals.served,
+      hitRatio: totals.lookups === 0 ? undefined : totals.found / totals.lookups,
+      evictions: sumOf(cacheStats(sums).evictions),
+    }
+  }
+}
+
+function domainRow(domain: string, stats: DomainCounters): Stats['domains'][number] {
+  return {
+    domain,
+    hits: stats.hit,
+    sharedHits: stats.shared_hit,
+    coalesced: stats.coalesced,
+    misses: stats.miss,
+    servedMemoryBytes: stats.memoryBytes,
+    servedStoreBytes: stats.storeBytes,
+    residentBytes: stats.residentBytes,
+  }
+}
+
+function sumOf(counts: Readonly<Record<string, number>>): number {
+  return Object.values(counts).reduce((sum, count) => sum + count, 0)
+}
