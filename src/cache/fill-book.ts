@@ -106,15 +106,13 @@ export class FillBook {
   /** Hands a filled and verified page to readers, pinned once for each waiter that still waits. */
   publish(fill: Fill): void {
     const { table, policy, ledger, counters, frameSize } = this.#parts
-    const { frame, blob, pageNo, validBytes, kind } = fill
+    const { frame, blob, pageNo, validBytes, kind, imageId } = fill
     this.#end(fill)
     let pins = 0
-    let imageId = fill.imageId
     for (const { grant, position } of fill.waiters) {
       if (grant.answered) continue
       grant.hold(position, frame)
       pins++
-      if (imageId === 0) imageId = grant.imageId
     }
     if (ledger.isRefill(blob, pageNo)) count(counters, CACHE_COUNTER.REFILLS)
     const record = recordOf(frame)

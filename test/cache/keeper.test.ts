@@ -172,6 +172,7 @@ describe('Keeper', () => {
     assert.equal(bench.pinned, 7)
     const large = bench.read(blob, [0, 10, 11])
     const small = bench.read(blob, [12])
+    bench.keeper.poll()
     assert.equal(bench.orders.length, 0, 'one frame is free, but it is not for the second in line')
     assert.equal(bench.pinned, 7, 'the waiting read holds not even the page that is in memory')
     assert.equal(bench.stats.grantsWaiting, 2)
