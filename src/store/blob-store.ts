@@ -95,6 +95,16 @@ export class BlobStore {
   }
 
   /**
+   * The local file that holds exactly the blob's bytes; undefined when the engine has no such files.
+   *
+   * @throws ERR_STORE_BLOB_MISSING
+   */
+  async localPath(digest: Digest): Promise<string | undefined> {
+    if ((await this.head(digest)) === undefined) throw missingBlob(digest, this.#domain)
+    return this.#engine.localPath(blobKey(this.#domain, digest))
+  }
+
+  /**
    * The index of a blob that is there.
    *
    * @throws ERR_STORE_BLOB_MISSING, ERR_STORE_CORRUPT (also for a blob without an index, which only
@@ -145,10 +155,8 @@ export class BlobStore {
    * @throws ERR_STORE_BLOB_MISSING, ERR_STORE_CORRUPT when the bytes are not those of the digest
    */
   async rebuildIndex(digest: Digest): Promise<void> {
-    const path = this.#engine.localPath(blobKey(this.#domain, digest))
-    if (path === undefined || (await this.head(digest)) === undefined) {
-      throw missingBlob(digest, this.#domain)
-    }
+    const path = await this.localPath(digest)
+    if (path === undefined) throw missingBlob(digest, this.#domain)
     // The bytes go through the sink into a second copy, which is dropped.
     const staged = await this.#stagingPath()
     const indexPath = staged + INDEX_SUFFIX

@@ -85,6 +85,9 @@ export function decodeRunHeader(bytes: Buffer, fileSize: number, what: string): 
     recordCount: readSafeU64(bytes, RUN.recordCount),
     filterBlocks: bytes.readUInt32LE(RUN.filterBlocks),
   }
+  if (bytes.subarray(RUN.reserved, RUN_HEADER_BYTES).some((byte) => byte !== 0)) {
+    throw corrupt(what, 'reserved bytes are set')
+  }
   const expected = header.filterBlocks === 0 ? NaN : runLayout(header).fileSize
   if (expected !== fileSize) {
     throw corrupt(what, `it has ${fileSize} bytes, expected ${expected} by its header`)

@@ -22,7 +22,9 @@ const NEW_SUFFIX = '.new'
  */
 export async function openAsOwner(dataDir: string): Promise<DirectoryLock> {
   try {
-    await fs.mkdir(dataDir, { recursive: true, mode: 0o700 })
+    const made = await fs.mkdir(dataDir, { recursive: true, mode: 0o700 })
+    // New folders are on disk before anything is acknowledged inside them.
+    if (made !== undefined) await new Publisher(path.dirname(made)).makeFolder(dataDir)
   } catch (error) {
     throw writeError(error, dataDir)
   }

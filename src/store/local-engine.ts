@@ -191,8 +191,12 @@ export class LocalEngine implements StorageEngine {
   }
 
   async freeBytes(): Promise<number> {
-    const { bavail, bsize } = await fs.statfs(this.#root)
-    return bavail * bsize
+    try {
+      const { bavail, bsize } = await fs.statfs(this.#root)
+      return bavail * bsize
+    } catch (error) {
+      throw readError(error, this.#root)
+    }
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
