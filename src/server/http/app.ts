@@ -85,9 +85,12 @@ export async function buildApp(deps: AppDeps): Promise<App> {
     addAnswerHooks(scope, context)
     methods.registerOthers(scope)
   })
-  addAnswerHooks(app, context)
+  // Hooks of the root would run in every scope, so the two handlers of the root do their own counting.
+  app.setErrorHandler((error, request, reply) => {
+    countProblem(context, request, sendProblem(request, reply, error))
+  })
   app.setNotFoundHandler((request, reply) => {
-    sendProblem(request, reply, notFound(request))
+    countProblem(context, request, sendProblem(request, reply, notFound(request)))
   })
   await app.ready()
   return app
@@ -113,6 +116,7 @@ function createInstance(deps: AppDeps): App {
       void sendProblem(request as FastifyRequest, reply as FastifyReply, error)
     },
   }).withTypeProvider<TypeBoxTypeProvider>()
+  app.removeContentTypeParser('text/plain')
   app.setReplySerializer((payload) => `${JSON.stringify(payload, null, 2)}\n`)
   app.server.on('checkContinue', (request: IncomingMessage, response: ServerResponse) => {
     expectContinue(request)
@@ -160,6 +164,12 @@ function addAnswerHooks(app: App, context: HttpContext): void {
   })
 }
 
+function countProblem(context: HttpContext, request: FastifyRequest, status: number): void {
+  const id = request.routeOptions.config.operation ?? 'unmatched'
+  const seconds = request.startedAt === 0 ? 0 : (performance.now() - request.startedAt) / 1000
+  context.counters.request(id, status, 0, seconds)
+}
+
 /** JSON bodies are small; one that takes long is an attack or a dead client. */
 function limitBodyTime(request: IncomingMessage): void {
   if (request.complete) return
@@ -187,5 +197,6 @@ function notFound(request: FastifyRequest): AppError {
 
 function closeFeed(app: App, hub: EventHub, done: () => void): void {
   hub.close()
-  app.websocketServer.close(() => done())
+  app.websocketServer.close()
+  done()
 }

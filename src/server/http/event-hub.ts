@@ -8,6 +8,7 @@ import type { FastifyBaseLogger } from 'fastify'
 import type { HttpCounters } from './counters.ts'
 import {
   EVENT_BACKLOG_BYTES,
+  EVENT_CLOSE_MS,
   EVENT_INTERVAL_MS,
   EVENT_PING_MS,
   MAX_EVENT_CLIENTS,
@@ -90,12 +91,14 @@ export class EventHub {
     if (subscriber !== undefined) subscriber.answered = true
   }
 
-  /** Ends every subscription: the server is going away. */
+  /** Ends every subscription: the server is going away. Clients that do not answer are cut off. */
   close(): void {
-    for (const socket of [...this.#subscribers.keys()]) {
+    const sockets = [...this.#subscribers.keys()]
+    for (const socket of sockets) {
       socket.close(GOING_AWAY, 'the server is going away')
       this.remove(socket)
     }
+    setTimeout(() => sockets.forEach((socket) => socket.terminate()), EVENT_CLOSE_MS).unref()
   }
 
   #stop(): void {

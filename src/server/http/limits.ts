@@ -49,6 +49,8 @@ export const EVENT_INTERVAL_MS = 1_000
 /** A client that has this much unsent gets no deltas; a fresh snapshot follows when it has caught up. */
 export const EVENT_BACKLOG_BYTES = 256 * KIB
 export const EVENT_PING_MS = 30_000
+/** Between saying goodbye to a client of the feed and cutting its connection. */
+export const EVENT_CLOSE_MS = 500
 /** Rows of the live feed: the busiest images and clients. The API has the full lists. */
 export const MAX_EVENT_IMAGES = 200
 export const MAX_EVENT_CLIENT_ROWS = 100

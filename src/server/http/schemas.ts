@@ -140,7 +140,9 @@ export const SharingRow = Type.Object({
   digest: DigestString,
   touchedBytes: Bytes('valid bytes of the pages that reads of this image touched in the epoch'),
   addedBytes: Bytes('of those, brought into memory for this image first'),
-  sharedHits: Type.Integer({ description: 'pages that its reads found in memory, brought there for another image' }),
+  sharedHits: Type.Integer({
+    description: 'pages that its reads found in memory, brought there for another image',
+  }),
   residentBytes: Bytes('pages of this image in memory now, whole frames'),
 })
 
