@@ -275,7 +275,7 @@ describe('import erofs', () => {
       )
       assert.equal(code, 0, stderr)
       const [blob, upload, job] = server.received
-      assert.deepEqual([blob?.method, blob?.url], ['POST', '/v1/blobs/demo'])
+      assert.deepEqual([blob?.method, blob?.url], ['POST', '/v1/blobs/demo?park=true'])
       assert.equal(blob?.body.length, 10_000)
       const { pathname, searchParams } = new URL(upload?.url ?? '', 'http://x')
       assert.equal(pathname, '/v1/images/demo/new:1')
@@ -372,11 +372,12 @@ describe('import erofs', () => {
         stop.abort(Interruption.bySignal('SIGINT'))
         return true
       }
-      const { code } = await runCommand(
+      const { code, stderr } = await runCommand(
         ['import', 'erofs', image, 'demo/new:1', '--server', server.url],
         { signal: stop.signal },
       )
       assert.equal(code, 130)
+      assert.match(stderr, /cancelled\n$/)
       assert.equal(await cancelled.promise, '/v1/jobs/job-1')
     }))
 

@@ -44,7 +44,7 @@ function bytesOf(value = '', unit = ''): number {
 
 /** touched, added and saved of a row of the sharing table. */
 function rowOf(table: string, name: string): number[] {
-  const cell = String.raw`\s+([\d.]+) (B|KiB|MiB|GiB)`
+  const cell = String.raw`\s+(-?[\d.]+) (B|KiB|MiB|GiB)`
   const row = new RegExp(`^${name}${cell}${cell}${cell}`, 'm').exec(table)
   assert.ok(row, `a row for ${name} in:\n${table}`)
   return [1, 3, 5].map((at) => bytesOf(row[at], row[at + 1]))
@@ -72,9 +72,10 @@ async function runDemo(
 function assertShared(stdout: string): void {
   const [baseTouched = 0, baseAdded = 0] = rowOf(stdout, 'demo/base:1')
   const [touched = 0, added = 0, saved = 0] = rowOf(stdout, 'demo/application:1')
-  assert.equal(baseAdded, baseTouched, 'the first image brings all that it touches')
+  assert.ok(baseAdded >= baseTouched * 0.99, 'the first image brings all that it touches')
   assert.ok(touched > 1_000_000, `the second image touched ${touched}`)
   assert.ok(added < touched / 2, `the second image touched ${touched} and added ${added}`)
+  assert.ok(added > 0, 'the application is new')
   assert.ok(saved > touched / 2)
   assert.match(stdout, /^saved [\d.]+ MiB: /m)
   for (const address of ['/metrics', 'nbd://127.0.0.1:', 'curl ', 'nbd-client']) {

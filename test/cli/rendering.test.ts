@@ -18,6 +18,8 @@ import {
   visibleWidth,
 } from '../../src/cli/render/text.ts'
 import { renderTree } from '../../src/cli/render/tree.ts'
+import { describeStart, describeStop } from '../../src/cli/commands/serve.ts'
+import { loadConfig } from '../../src/server/config.ts'
 import '../../src/cli/errors.ts'
 
 const RUNS = process.env['COMMONPAGE_FULL'] === '1' ? 20_000 : 300
@@ -115,6 +117,53 @@ describe('names', () => {
     const now = Date.parse('2026-11-23T10:00:00Z')
     assert.equal(relativeTime('2026-11-23T09:57:00Z', now), '3m ago')
     assert.equal(relativeTime(undefined, now), '-')
+  })
+})
+
+describe('serve', () => {
+  const host = { cores: 4, memoryBytes: 16 * 1024 ** 3 }
+  const ready = {
+    version: '1.2.3',
+    http: { host: '127.0.0.1', port: 8080 },
+    nbd: { host: '::1', port: 10809 },
+    images: 2,
+  }
+
+  test('the start is told in at most eight lines, with addresses to click on', async () => {
+    const text = describeStart(ready, await loadConfig({ host }), 123)
+    assert.deepEqual(text.split('\n'), [
+      'commonpage 1.2.3, configuration: built-in defaults, data: ./data',
+      'dashboard and API  http://127.0.0.1:8080/',
+      'NBD                nbd://[::1]:10809/',
+      'cache              1.0 GiB (auto: 16.0 GiB of memory)',
+      'store              2 images',
+      'ready in 123ms',
+    ])
+  })
+
+  test('what an open address exposes is said, and a wildcard is no address to click on', async () => {
+    const info = {
+      ...ready,
+      http: { host: '0.0.0.0', port: 80 },
+      nbdSocket: '/run/a b.sock',
+      images: 0,
+    }
+    const loaded = await loadConfig({ host, flags: { insecure: true } })
+    const lines = describeStart(info, loaded, 1).split('\n')
+    assert.equal(lines.length, 8)
+    assert.ok(lines.includes('dashboard and API  http://localhost:80/'))
+    assert.ok(lines.includes('NBD socket         nbd+unix:///?socket=%2Frun%2Fa%20b.sock'))
+    assert.ok(lines.some((line) => line.startsWith('insecure: whoever reaches these ports')))
+    assert.ok(lines.some((line) => line.includes('empty: `commonpage import erofs')))
+  })
+
+  test('the end is told in one line', () => {
+    const summary = { uptimeMs: 61_000, servedBytes: 2048, hitRatio: 0.9876, evictions: 1 }
+    assert.equal(
+      describeStop(summary),
+      'stopped after 1m 1s: served 2.0 KiB, 98.8 % hits, 1 eviction',
+    )
+    assert.match(describeStop({ ...summary, hitRatio: undefined }), /served 2\.0 KiB, 1 eviction$/)
   })
 })
 

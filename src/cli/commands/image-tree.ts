@@ -60,13 +60,14 @@ export async function runImageTree(
   }
 }
 
-/** Entries of a whole image in the order of a depth-first walk, at most `limit`; for the demo as well. */
+/** Entries below a directory (in the API's encoding) in the order of a depth-first walk, at most `limit`. */
 export async function listTree(
   client: ApiClient,
   ref: Ref,
+  path: string,
   options: ImageTreeOptions,
 ): Promise<TreeEntry[]> {
-  return flatten(await readDirectory(walkOf(client, ref, options), '', 1))
+  return flatten(await readDirectory(walkOf(client, ref, options), path, 1))
 }
 
 function walkOf(client: ApiClient, ref: Ref, options: ImageTreeOptions): Walk {

@@ -29,8 +29,10 @@ export async function runImportErofs(
   let report: ImportReport
   try {
     report = await importErofs(client, ref, { image: file, devices: options.device }, progress)
-  } finally {
+  } catch (error) {
     progress.clear()
+    if (invocation.signal.aborted) output.say('cancelled')
+    throw error
   }
   if (invocation.json) return output.printJson(report)
   await output.print(renderReport(report, output.style))
@@ -62,6 +64,9 @@ export function summarizeReport(report: ImportReport): string {
   if (newBytes === 0) return `${name} added nothing: every byte of it was there${sharers}`
   if (sharedBytes === 0)
     return `${name} added ${formatSize(newBytes)}: nothing of it was there before`
+  if (sharers === '') {
+    return `${name} added ${formatSize(newBytes)}; ${formatSize(sharedBytes)} was there already or repeats inside it`
+  }
   const share = Math.round((sharedBytes / (sharedBytes + newBytes)) * 100)
   return `${name} added ${formatSize(newBytes)}; ${formatSize(sharedBytes)} (${share} %) was there already${sharers}`
 }

@@ -90,10 +90,14 @@ export function renderSharing(
     sharing.unattributedBytes > 0
       ? `, and ${formatSize(sharing.unattributedBytes)} came in for no image yet`
       : ''
+  const readAhead = sharing.images.some((row) => row.addedBytes > row.touchedBytes)
   return [
     table,
     '',
     `${style.bold(`saved ${formatSize(touched - added)}`)}: readers touched ${formatSize(touched)}, memory took ${formatSize(added)}${unattributed}`,
+    ...(readAhead
+      ? [style.dim('where more was added than touched, it was read ahead and not wanted yet')]
+      : []),
     style.dim(
       `since ${relativeTime(sharing.epochStartedAt, now)}; cache ${formatSize(sharing.residentBytes)} of ${formatSize(sharing.capacityBytes)}`,
     ),

@@ -16,8 +16,10 @@ import { NbdReader } from './nbd-reader.ts'
 /** What a Linux client asks for when it reads ahead. */
 const REQUEST_BYTES = 128 * KIB
 const START_BYTES = 12 * MIB
-const MAX_FILES = 40
+/** Folders at the root that are looked into, entries listed and files read of each. */
+const MAX_FOLDERS = 4
 const MAX_LISTED = 400
+const MAX_FILES = 40
 const LIST_DEPTH = 6
 
 export interface ReadResult {
@@ -37,8 +39,7 @@ export async function readImage(
   imageFile: string,
 ): Promise<ReadResult> {
   const nbdBytes = await readStart(nbd, exportName, imageFile, client.signal)
-  const entries = await listTree(client, ref, { depth: LIST_DEPTH, limit: MAX_LISTED })
-  const files = spread(entries.filter(isPlainFile), MAX_FILES)
+  const files = await pickFiles(client, ref)
   let fileBytes = 0
   for (const file of files) {
     const stream = await client.stream(`${imagePath(ref)}/-/files/${file.path}`)
@@ -69,6 +70,18 @@ async function readStart(
     }
   }
   return length
+}
+
+/** Some files of each folder at the root: of the base, and of the application where there is one. */
+async function pickFiles(client: ApiClient, ref: Ref): Promise<TreeEntry[]> {
+  const root = await listTree(client, ref, '', { depth: 1, limit: MAX_FOLDERS })
+  const picked: TreeEntry[] = []
+  for (const folder of root.filter(({ type }) => type === 'directory')) {
+    const options = { depth: LIST_DEPTH, limit: MAX_LISTED }
+    const entries = await listTree(client, ref, folder.path, options)
+    picked.push(...spread(entries.filter(isPlainFile), MAX_FILES))
+  }
+  return picked
 }
 
 function isPlainFile(entry: TreeEntry): boolean {
