@@ -22,6 +22,15 @@ const LEARNING_RATE = 1 / 16
 const START_ABOVE = 0.6
 const STOP_BELOW = 0.3
 
+/**
+ * A turn of polling takes some microseconds. One that takes this long means that the thread lost its
+ * processor: a poller uses up the time slice that its next request needs, so that sleeping is better then.
+ */
+const STALL_MS = 0.5
+/** How long it does not poll after a stall; doubled by each stall that follows soon, up to a second. */
+const MIN_PAUSE_MS = 20
+const MAX_PAUSE_MS = 1000
+
 /** What the poller needs of its surroundings; replaced in tests. */
 export interface PollingClock {
   /** Milliseconds with fractions. */
@@ -50,6 +59,8 @@ export class Poller {
   /** Milliseconds of polling that may be spent now. */
   #credit = 0
   #creditAt: number
+  #pauseUntil = 0
+  #pauseMs = MIN_PAUSE_MS
 
   constructor(
     options: PollingOptions,
@@ -75,6 +86,8 @@ export class Poller {
     const now = this.#clock.now()
     this.#lastRequest = now
     this.#deadline = now + this.#windowMs
+    // Either processor time was lost while serving, or so much was served that waking up hardly counts.
+    if (now - received > STALL_MS) this.#pause(now)
     if (this.#armed) {
       // The time since the last turn went into serving, not into waiting.
       this.#lastTurn = now
@@ -92,6 +105,7 @@ export class Poller {
     this.#lastTurn = now
     this.#credit -= spent
     this.#onSpent(spent / 1000)
+    if (spent > STALL_MS) this.#pause(now)
     if (now < this.#deadline && this.#inTime >= STOP_BELOW && this.#hasCredit(now)) {
       this.#clock.nextTurn(this.#turn)
     } else {
@@ -99,7 +113,14 @@ export class Poller {
     }
   }
 
+  #pause(now: number): void {
+    const soon = now - this.#pauseUntil < this.#pauseMs
+    this.#pauseMs = soon ? Math.min(this.#pauseMs * 2, MAX_PAUSE_MS) : MIN_PAUSE_MS
+    this.#pauseUntil = now + this.#pauseMs
+  }
+
   #hasCredit(now: number): boolean {
+    if (now < this.#pauseUntil) return false
     const earned = (now - this.#creditAt) * this.#maxShare
     this.#credit = Math.min(this.#credit + earned, SHARE_HORIZON_MS * this.#maxShare)
     this.#creditAt = now

@@ -77,6 +77,30 @@ test('its share of the time is bounded', () => {
 
 test('time spent serving is not counted as polling', () => {
   const clock = new Clock({ maxShare: 1 })
-  for (let i = 0; i < 1000; i++) clock.request(0.02, 0.5)
+  for (let i = 0; i < 1000; i++) clock.request(0.02, 0.4)
   assert.ok(clock.spent * 1000 <= 1000 * 0.021, `${clock.spent} s`)
+})
+
+test('requests that take long to serve do not start it', () => {
+  const clock = new Clock()
+  for (let i = 0; i < 1000; i++) clock.request(0.02, 2)
+  assert.ok(clock.spent * 1000 < 1, `${clock.spent} s`)
+})
+
+test('it stays away while the thread keeps losing its processor, and comes back', () => {
+  const clock = new Clock()
+  for (let i = 0; i < 40; i++) clock.request(0.03)
+  assert.ok(clock.poller.polling)
+  clock.turnMs = 4
+  let turns = 0
+  const start = clock.time
+  while (clock.time < start + 3000) {
+    const before = clock.spent
+    clock.request(clock.poller.polling ? 4 : 0.06)
+    if (clock.spent > before) turns++
+  }
+  assert.ok(turns < 15, `${turns} stalled turns in 3 s`)
+  clock.turnMs = 0.005
+  while (clock.time < start + 5000) clock.request(0.03)
+  assert.ok(clock.poller.polling)
 })
