@@ -57,7 +57,7 @@ export interface XattrArea {
   readonly entries: readonly XattrEntry[]
 }
 
-/** The bytes between an inode's header and its data. @throws ERR_EROFS_BAD_XATTR */
+/** The bytes between an inode's header and its data, a multiple of 4. @throws ERR_EROFS_BAD_XATTR */
 export function decodeXattrArea(bytes: Uint8Array, nid: Nid): XattrArea {
   const view = viewOf(bytes)
   const sharedCount = view.getUint8(XATTR_IBODY.h_shared_count)
@@ -74,7 +74,6 @@ export function decodeXattrArea(bytes: Uint8Array, nid: Nid): XattrArea {
     entries.push(entry)
     off += alignedEntrySize(entry)
   }
-  if (off > bytes.byteLength) throw bad(`the last entry of inode ${formatNid(nid)} is cut short`)
   return { sharedIds, entries }
 }
 

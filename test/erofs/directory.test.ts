@@ -4,6 +4,7 @@ import { describe, test } from 'node:test'
 import { memorySource } from '../../src/core/index.ts'
 import type { ErofsImage, Inode } from '../../src/erofs/index.ts'
 import { nidFrom, openErofs } from '../../src/erofs/index.ts'
+import { DirectoryBlock } from '../../src/erofs/directory-block.ts'
 import { DIRENT, DIRENT_SIZE } from '../../src/erofs/layout.ts'
 import { bytesOf, CountingSource, latin1 } from './fixtures.ts'
 import type { EntrySpec } from './image-builder.ts'
@@ -185,7 +186,7 @@ describe('directories that are refused: ERR_EROFS_BAD_DIRECTORY', () => {
     ['an empty name', (b) => b.view.setUint16(nameoff(3), 51, true)],
     ['an empty last name', (b) => b.put(FIRST_BLOCK * BS + 48 + 5, new Uint8Array(2))],
     ['a slash in a name', (b) => b.put(FIRST_BLOCK * BS + 48 + 3, Buffer.from('/'))],
-    ['a NUL in a name', (b) => b.put(FIRST_BLOCK * BS + 48 + 3, new Uint8Array(1))],
+    ['a NUL in a name', (b) => b.put(FIRST_BLOCK * BS + 48 + 4, new Uint8Array(1))],
     ['names out of order', (b) => b.put(FIRST_BLOCK * BS + 48 + 3, Buffer.from('cc'))],
     ['the same name twice', (b) => b.put(FIRST_BLOCK * BS + 48 + 3, Buffer.from('bb'))],
     ['a rest too short for an entry', (b) => b.inode(DIR_NID, { mode: DIRECTORY, size: 11, u: 4 })],
@@ -198,6 +199,14 @@ describe('directories that are refused: ERR_EROFS_BAD_DIRECTORY', () => {
       await assert.rejects(list(builder), { code: 'ERR_EROFS_BAD_DIRECTORY' })
     })
   }
+
+  test('a name that runs over the end of the block, though nobody asks for the next one', () => {
+    const bytes = directoryBlock(entries)
+    new DataView(bytes.buffer).setUint16(3 * DIRENT_SIZE + DIRENT.nameoff, 0xfff0, true)
+    const block = new DirectoryBlock(bytes, 'a block')
+    assert.equal(latin1(block.nameAt(1)), '..')
+    assert.throws(() => block.nameAt(2), { code: 'ERR_EROFS_BAD_DIRECTORY' })
+  })
 
   test('a name of 256 bytes', async () => {
     const most = withBlocks([[...DOTS, { name: 'n'.repeat(255), nid: 5 }]])

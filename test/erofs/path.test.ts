@@ -31,7 +31,9 @@ async function tree(links: Readonly<Record<string, string>> = {}): Promise<Erofs
     { name: '.', nid: E, type: 2 },
     { name: '..', nid: 7777, type: 2 },
     { name: 'f', nid: FILE_NID },
+    { name: 'g', nid: 190, type: 7 },
   ])
+  builder.symlink(190, '/d')
   return builder.open()
 }
 
@@ -91,6 +93,9 @@ describe('paths', () => {
     assert.equal(await nidOf(image, 'dir/..'), D)
     assert.equal(await nidOf(image, 'up'), D)
     assert.equal(await nidOf(image, 'd/../slash'), E)
+    // After an absolute link there is nothing above what it names.
+    assert.equal(await nidOf(image, 'd/e/g'), D)
+    assert.equal(await nidOf(image, 'd/e/g/../..'), ROOT_NID)
   })
 
   test('the last link is followed unless told not to, or when a slash follows', async () => {

@@ -167,6 +167,17 @@ describe('long prefixes', () => {
     }
   })
 
+  test('a plain table stays plain where the image has a metabox and a packed inode', async () => {
+    const prepare = (b: ImageBuilder): unknown =>
+      table(b, 5 * BS)
+        .features(0x10, 0x1e0)
+        .u64(SB.packed_nid, 310n)
+        .u8(SB.sb_extslots, 1)
+        .u64(SB_EXT.metabox_nid, 300n)
+        .put(5 * BS, TABLE)
+    assert.deepEqual(await read(withArea(body), prepare), expected)
+  })
+
   test('a table in the packed inode', async () => {
     const prepare = (b: ImageBuilder): unknown =>
       table(b, 8)
