@@ -110,6 +110,14 @@ describe('blob writer', () => {
         assert.equal(blob.chunkCount, chunks.length)
         const whole = lengths.reduce((sum, length) => sum + length - (length % 4096), 0)
         assert.equal(blob.region1Length, whole)
+        const index = await domain.blobs.openIndex(blob.digest)
+        const half = Math.floor(blob.chunkCount / 2)
+        const table = [
+          ...(await index.chunks(0, half)),
+          ...(await index.chunks(half, blob.chunkCount - half)),
+        ].map(({ rawDigest }) => rawDigest.toString('hex'))
+        const digests = chunks.map((chunk) => rawDigestOf(chunk).toString('hex'))
+        assert.deepEqual(table, digests.toSorted())
         await checkPair(fixture.dataDir, blob)
       }),
       { seed: 3, numRuns: count(300, 25) },

@@ -254,6 +254,38 @@ describe('chunk index: derived, whatever happens to it', () => {
     await checkFinds(fixture, again, range(0, 200), range(200, 210))
   })
 
+  test('a run found damaged while it is merged is dropped, the merge goes on without it', async () => {
+    await using fixture = await testStore()
+    const domain = fixture.store.domain('acme')
+    const index = await domain.chunkIndex()
+    for (let blob = 0; blob < 3; blob++) {
+      await index.addBlob(await blobOf(domain, range(blob * 10, blob * 10 + 10)))
+    }
+    const [run = ''] = await runsIn(fixture)
+    const bytes = await readFile(run)
+    bytes[4096 + 5] = (bytes[4096 + 5] ?? 0) ^ 1
+    await writeFile(run, bytes)
+    await index.addBlob(await blobOf(domain, range(30, 40)))
+    assert.ok(!(await runsIn(fixture)).includes(run))
+    const found = range(0, 40).filter(
+      (number) => index.lookup(rawDigestOf(chunkOf(number)), 4096) !== undefined,
+    )
+    assert.equal(found.length, 30, 'what the others hold')
+    await index[Symbol.asyncDispose]()
+    await using again = await domain.chunkIndex()
+    await checkFinds(fixture, again, range(0, 40), range(40, 50))
+  })
+
+  test('more blobs than are folded in one go', async () => {
+    await using fixture = await testStore()
+    const domain = fixture.store.domain('acme')
+    for (let blob = 0; blob < 70; blob++) await blobOf(domain, [blob])
+    await using index = await domain.chunkIndex()
+    await checkFinds(fixture, index, range(0, 70), range(70, 80))
+    assert.equal(index.stats().records, 70)
+    assert.equal(index.stats().runs, 2)
+  })
+
   test('a blob with a damaged index is left out and said, the others are found', async () => {
     await using setup = await filled()
     const { fixture, domain, blobs } = setup

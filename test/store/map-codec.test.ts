@@ -268,13 +268,15 @@ describe('address map codec', () => {
     )
     decodeMap(bytes)
     const times = Array.from({ length: 5 }, () => {
-      const start = performance.now()
+      const start = process.cpuUsage()
       assert.equal(decodeMap(bytes).extentCount, 1_000_000)
-      return performance.now() - start
+      const { user, system } = process.cpuUsage(start)
+      return (user + system) / 1000
     })
+    // CPU time and the best of five: other work on the machine is not the decoder's.
     const best = Math.min(...times)
     context.diagnostic(`1,000,000 extents: ${best.toFixed(1)} ms`)
-    // The best of five: other work on the machine is not the decoder's.
-    assert.ok(best <= 100, `${best} ms`)
+    // Coverage counts every branch taken, and is what takes the time then.
+    assert.ok(best <= 100 || process.env['NODE_V8_COVERAGE'] !== undefined, `${best} ms`)
   })
 })
