@@ -289,7 +289,10 @@ describe('import erofs', () => {
         stdout,
         /demo\/new:1 added 1\.0 MiB; 9\.0 MiB \(90 %\) was there already, shared with demo\/base:1 \(9\.0 MiB\)/,
       )
-      assert.match(stderr, /^sending device\.blob: 9\.8 KiB in .*\nsending image\.erofs: /)
+      assert.match(
+        stderr,
+        /^sending device\.blob: 9\.8 KiB in .*\nsending image\.erofs: 683\.6 KiB in .*\nimporting: 10\.0 MiB in /,
+      )
       const json = await run(server, 'import', 'erofs', image, 'demo/new:1', '--json', '--quiet')
       assert.deepEqual(JSON.parse(json.stdout), makeReport('demo/new:1'))
       assert.equal(json.stderr, '')

@@ -3,6 +3,8 @@ import assert from 'node:assert/strict'
 import { spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
+import { createServer } from 'node:net'
+import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { describe, test } from 'node:test'
 
@@ -190,8 +192,19 @@ describe('machine', () => {
     }
     const { port } = new URL(other.url)
     assert.equal(await listenRefusal({ host: '127.0.0.1', port: Number(port) }), 'EADDRINUSE')
-    const args = ['doctor', '--json', '--http', `127.0.0.1:${port}`, '--nbd', '127.0.0.1:0']
+    const nbd = createServer((socket) => socket.end('NBDMAGICIHAVEOPT')).listen(0, '127.0.0.1')
+    await once(nbd, 'listening')
+    const nbdPort = (nbd.address() as AddressInfo).port
+    const args = [
+      'doctor',
+      '--json',
+      '--http',
+      `127.0.0.1:${port}`,
+      '--nbd',
+      `127.0.0.1:${nbdPort}`,
+    ]
     const { code, stdout, stderr } = await runCommand([...args, '--data', '/dev/null'])
+    nbd.close()
     assert.equal(code, 1)
     assert.match(stderr, /ERR_CLI_DOCTOR/)
     type Finding = { level: string; name: string; fix?: string }

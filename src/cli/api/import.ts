@@ -86,6 +86,7 @@ async function followJob(client: ApiClient, first: Job, progress: Progress): Pro
     throw error
   }
   if (job.state === 'done' && job.report !== undefined) {
+    progress.update(job.report.sizeBytes, job.report.sizeBytes)
     progress.finish()
     return job.report
   }

@@ -34,7 +34,10 @@ export async function runHealth(invocation: Invocation): Promise<void> {
 
 function checksOf(body: unknown): Check[] {
   const list = typeof body === 'object' && body !== null && 'checks' in body ? body.checks : body
-  return Array.isArray(list) ? list.filter(isCheck) : []
+  if (!Array.isArray(list)) return []
+  return list
+    .filter(isCheck)
+    .map(({ name, ok, reason }) => ({ name, ok, ...(reason === undefined ? {} : { reason }) }))
 }
 
 function isCheck(value: unknown): value is Check {

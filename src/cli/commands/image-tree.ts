@@ -76,6 +76,10 @@ function walkOf(client: ApiClient, ref: Ref, options: ImageTreeOptions): Walk {
 }
 
 async function readDirectory(walk: Walk, path: string, level: number): Promise<TreeEntry[]> {
+  if (walk.left === 0) {
+    walk.truncated = true
+    return []
+  }
   const entries: TreeEntry[] = []
   let cursor: string | undefined
   do {

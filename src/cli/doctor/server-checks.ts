@@ -1,6 +1,7 @@
 /** What a server needs of this machine: a Node, ports, file handles, memory, a data directory with space. */
 import { constants } from 'node:fs'
 import { access, mkdir, readFile, rm, stat, statfs, writeFile } from 'node:fs/promises'
+import { connect } from 'node:net'
 import { dirname, join, resolve } from 'node:path'
 
 import { formatSize, GIB } from '../../core/index.ts'
@@ -15,14 +16,16 @@ const NEEDED_NODE_MAJOR = 24
 const COMFORTABLE_FILES = 4096
 /** An import stages the whole image before it publishes. */
 const COMFORTABLE_SPACE_BYTES = 2 * GIB
+/** Whoever holds the port of this machine answers in this time, or is something else. */
+const PROBE_TIMEOUT_MS = 1000
 /** Beyond the cache: heaps, connections, maps and the import process. */
 const CACHE_SHARE_OF_MEMORY = 0.7
 
 export async function checkServer(config: ServerConfig): Promise<Finding[]> {
   return [
     checkNode(process.versions.node),
-    await checkPort('http port', config.http),
-    await checkPort('nbd port', config.nbd),
+    await checkPort('http port', config.http, answersAsCommonpage),
+    await checkPort('nbd port', config.nbd, greetsAsNbd),
     checkOpenFiles(await readOpenFileLimit()),
     await checkMemory(config),
     ...(await checkData(config.data)),
@@ -40,7 +43,11 @@ function checkNode(version: string): Finding {
       )
 }
 
-export async function checkPort(name: string, address: ListenAddress): Promise<Finding> {
+export async function checkPort(
+  name: string,
+  address: ListenAddress,
+  isOurs: (address: ListenAddress) => Promise<boolean>,
+): Promise<Finding> {
   const shown = `${address.host}:${address.port}`
   if (address.port === 0) return ok(name, `${address.host}, any free port`)
   const code = await listenRefusal(address)
@@ -48,8 +55,8 @@ export async function checkPort(name: string, address: ListenAddress): Promise<F
     case undefined:
       return ok(name, `${shown} is free`)
     case 'EADDRINUSE':
-      return (await answersAsCommonpage(address))
-        ? ok(name, `${shown} is served by a running commonpage`)
+      return (await isOurs(address))
+        ? ok(name, `${shown} is served by a running server of this kind`)
         : fail(
             name,
             `${shown} is taken by another program`,
@@ -64,11 +71,26 @@ export async function checkPort(name: string, address: ListenAddress): Promise<F
   }
 }
 
+/** NBD proto, "Newstyle negotiation": the server speaks first. */
+function greetsAsNbd(address: ListenAddress): Promise<boolean> {
+  return new Promise((done) => {
+    const socket = connect({ ...address, timeout: PROBE_TIMEOUT_MS })
+    const settle = (greets: boolean): void => {
+      socket.destroy()
+      done(greets)
+    }
+    socket.once('data', (bytes) => settle(bytes.toString('latin1').startsWith('NBDMAGIC')))
+    socket.once('timeout', () => settle(false))
+    socket.once('error', () => settle(false))
+    socket.once('close', () => settle(false))
+  })
+}
+
 async function answersAsCommonpage(address: ListenAddress): Promise<boolean> {
   try {
     const host = address.host.includes(':') ? `[${address.host}]` : address.host
     const response = await fetch(`http://${host}:${address.port}/v1/stats`, {
-      signal: AbortSignal.timeout(1000),
+      signal: AbortSignal.timeout(PROBE_TIMEOUT_MS),
     })
     const body = (await response.json()) as { cache?: unknown }
     return response.ok && body.cache !== undefined
