@@ -126,18 +126,13 @@ async function stop(child: ChildProcess): Promise<number | null> {
   return child.exitCode
 }
 
-/** Runs a program to its end. Output is kept up to 64 MiB. */
-export async function run(
-  program: string,
-  args: readonly string[],
-  input?: string,
-): Promise<CommandResult> {
-  const child = spawn(program, args, { stdio: ['pipe', 'pipe', 'pipe'] })
+/** Runs a program to its end, with nothing to read. */
+export async function run(program: string, args: readonly string[]): Promise<CommandResult> {
+  const child = spawn(program, args, { stdio: ['ignore', 'pipe', 'pipe'] })
   const out: Buffer[] = []
   const err: Buffer[] = []
   child.stdout.on('data', (chunk: Buffer) => out.push(chunk))
   child.stderr.on('data', (chunk: Buffer) => err.push(chunk))
-  child.stdin.end(input ?? '')
   const [code] = (await once(child, 'close')) as [number | null]
   return {
     code,
@@ -147,12 +142,8 @@ export async function run(
 }
 
 /** As `run`, and fails the test with the program's words unless it ends with 0. */
-export async function runOk(
-  program: string,
-  args: readonly string[],
-  input?: string,
-): Promise<string> {
-  const result = await run(program, args, input)
+export async function runOk(program: string, args: readonly string[]): Promise<string> {
+  const result = await run(program, args)
   if (result.code !== 0) {
     throw new Error(
       `${program} ${args.join(' ')} ended with ${result.code}:\n${result.stderr}${result.stdout}`.slice(

@@ -29,6 +29,7 @@ interface SharingReport {
   readonly broughtInBytes: number
   readonly unattributedBytes: number
   readonly residentBytes: number
+  readonly capacityBytes: number
 }
 
 describe('a derived image', { skip: SKIP, concurrency: false }, () => {
@@ -65,6 +66,11 @@ describe('a derived image', { skip: SKIP, concurrency: false }, () => {
     console.log(
       `evidence: sharing.store first=${first.newBytes} derived=${second.newBytes} U=${oracle.totalBytes}`,
     )
+    // All new pieces are of 64 KiB chunks and of single inodes and directory blocks: U is what they hold.
+    assert.ok(
+      second.newBytes <= 1.02 * oracle.totalBytes,
+      `${second.newBytes} new bytes, U ${oracle.totalBytes}`,
+    )
     assert.ok(
       second.newBytes < first.newBytes / 4,
       `${second.newBytes} of ${first.newBytes} bytes are new`,
@@ -75,10 +81,10 @@ describe('a derived image', { skip: SKIP, concurrency: false }, () => {
   test('reading it adds what the judge says, and all counters agree', async () => {
     await readAll(server, 'share/base:1')
     const before = await server.getJson<SharingReport>('/v1/sharing')
-    const rssBefore = await arenaResidentBytes(server.pid)
+    const rssBefore = await arenaResidentBytes(server.pid, before.capacityBytes)
     await readAll(server, 'share/derived:1')
     const now = await server.getJson<SharingReport>('/v1/sharing')
-    const rss = await arenaResidentBytes(server.pid)
+    const rss = await arenaResidentBytes(server.pid, before.capacityBytes)
     const row = now.images.find(({ ref }) => ref === 'share/derived:1' || ref === 'share/again:1')
     assert.ok(row)
     const oracle = newBytes(base, derived)
@@ -142,16 +148,14 @@ async function assertMetricsAgree(server: ServerProcess, sharing: SharingReport)
   }
 }
 
-/** Resident bytes of the largest mapping: the arena's segment. */
-async function arenaResidentBytes(pid: number): Promise<number> {
+/** Resident bytes of the arena: the one mapping that has exactly its size. */
+async function arenaResidentBytes(pid: number, capacityBytes: number): Promise<number> {
   const smaps = await readFile(`/proc/${pid}/smaps`, 'utf8')
-  let best = { size: 0, rss: 0 }
   let size = 0
   for (const line of smaps.split('\n')) {
     const match = /^(Size|Rss):\s+(\d+) kB/.exec(line)
-    if (match?.[1] === 'Size') size = Number(match[2])
-    else if (match?.[1] === 'Rss' && Number(match[2]) > best.rss)
-      best = { size, rss: Number(match[2]) }
+    if (match?.[1] === 'Size') size = Number(match[2]) * 1024
+    else if (match?.[1] === 'Rss' && size === capacityBytes) return Number(match[2]) * 1024
   }
-  return best.rss * 1024
+  throw new Error(`no mapping of ${capacityBytes} bytes`)
 }

@@ -1,5 +1,5 @@
 /**
- * Makes trees for tests: many small files and directories with seeded, compressible and repeated contents,
+ * Makes trees for tests: many small files and directories with seeded, unlike and equal contents,
  * links, modes, owners and times, so that an image of one has every kind of metadata in quantity.
  */
 import { chmod, chown, link, lutimes, mkdir, symlink, utimes, writeFile } from 'node:fs/promises'
@@ -94,10 +94,28 @@ function contents(i: number, random: Random, largest: number): Buffer {
   if (choice < 12)
     return Buffer.from(`the same small file ${random.next(20)}\n`.repeat(1 + random.next(200)))
   const length = choice > 97 ? random.next(largest) : random.next(9000)
-  const head = Buffer.from(`file ${i} `)
-  return Buffer.concat([
-    head,
-    random.bytes(Math.min(length, 3000)),
-    Buffer.from(`line ${i}\n`.repeat(Math.ceil(length / 10))).subarray(0, length),
-  ])
+  return Buffer.concat([Buffer.from(`file ${i} `), text(length, random)])
 }
+
+/** Words in no order that repeats, as in programs and documents: no block of it comes twice by chance. */
+function text(length: number, random: Random): Buffer {
+  const out = Buffer.alloc(length, 0x20)
+  for (let at = 0; at < length;)
+    at += out.write(`${WORDS[random.next(WORDS.length)] ?? ''}${random.next(1_000_000)} `, at)
+  return out
+}
+
+const WORDS = [
+  'import',
+  'const',
+  'return',
+  'if',
+  'export',
+  'function',
+  'class',
+  'self',
+  'def',
+  'for',
+  'while',
+  'let',
+]
