@@ -4,12 +4,11 @@
  */
 import { randomBytes } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
-import type { Socket } from 'node:net'
 
 import websocket from '@fastify/websocket'
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
 import fastify, { LogController } from 'fastify'
-import type { FastifyReply, FastifyRequest } from 'fastify'
+import type { FastifyRequest } from 'fastify'
 
 import { AppError } from '../../core/index.ts'
 import { loadDashboard } from '../../dashboard/index.ts'
@@ -111,9 +110,9 @@ function createInstance(deps: AppDeps): App {
     return503OnClosing: false,
     genReqId: requestIds(),
     rewriteUrl: (request) => routeUrl(request.url ?? '/'),
-    clientErrorHandler: (error, socket) => writeClientError(error, socket as Socket),
+    clientErrorHandler: (error, socket) => writeClientError(error, socket),
     frameworkErrors: (error, request, reply) => {
-      void sendProblem(request as FastifyRequest, reply as FastifyReply, error)
+      void sendProblem(request, reply, error)
     },
   }).withTypeProvider<TypeBoxTypeProvider>()
   app.removeContentTypeParser('text/plain')

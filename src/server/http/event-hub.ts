@@ -51,7 +51,7 @@ export class EventHub {
   #state: LiveState | undefined
   #timer: NodeJS.Timeout | undefined
   #pings: NodeJS.Timeout | undefined
-  #sampling: Promise<void> | undefined
+  #sampling = false
 
   constructor(options: EventHubOptions) {
     this.#options = options
@@ -110,7 +110,9 @@ export class EventHub {
   }
 
   #tick(): void {
-    this.#sampling ??= this.#sample()
+    if (this.#sampling) return // a slow sample is not followed by a second one
+    this.#sampling = true
+    void this.#sample()
   }
 
   async #sample(): Promise<void> {
@@ -123,7 +125,7 @@ export class EventHub {
         'live state could not be read',
       )
     } finally {
-      this.#sampling = undefined
+      this.#sampling = false
     }
   }
 
@@ -149,7 +151,7 @@ export class EventHub {
   }
 
   #ping(): void {
-    for (const subscriber of [...this.#subscribers.values()]) {
+    for (const subscriber of this.#subscribers.values()) {
       if (subscriber.answered) {
         subscriber.answered = false
         subscriber.socket.ping()

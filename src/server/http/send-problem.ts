@@ -18,7 +18,7 @@ export function sendProblem(request: FastifyRequest, reply: FastifyReply, error:
   const problem = problemResponse(known, request.id)
   logFault(request, known, problem.status)
   const headers = [...problem.headers, 'X-Request-Id', request.id]
-  if (request.raw.complete === false && hasBody(request.raw)) {
+  if (!request.raw.complete && hasBody(request.raw)) {
     reply.hijack()
     reply.raw.writeHead(problem.status, [...headers, 'Connection', 'close'])
     reply.raw.write(problem.body)

@@ -62,11 +62,11 @@ class BodyReceiver {
 
   async run(): Promise<number> {
     const { promise, resolve, reject } = Promise.withResolvers<void>()
-    const settle = (error?: unknown): void => {
+    const settle = (error?: Error): void => {
       if (this.#settled) return
       this.#settled = true
       if (error === undefined) resolve()
-      else reject(error instanceof Error ? error : new Error(String(error)))
+      else reject(error)
     }
     const onData = (chunk: Buffer): void => this.#take(chunk, settle)
     const onEnd = (): void => {
@@ -92,7 +92,7 @@ class BodyReceiver {
     return this.#written
   }
 
-  #take(chunk: Buffer, settle: (error?: unknown) => void): void {
+  #take(chunk: Buffer, settle: (error?: Error) => void): void {
     this.#received += chunk.length
     if (this.#received > this.#options.limitBytes) {
       settle(tooLarge(this.#options.limitBytes))
@@ -104,7 +104,7 @@ class BodyReceiver {
     void this.#drain(settle)
   }
 
-  async #drain(settle: (error?: unknown) => void): Promise<void> {
+  async #drain(settle: (error?: Error) => void): Promise<void> {
     if (this.#writing) return
     this.#writing = true
     try {
@@ -117,7 +117,7 @@ class BodyReceiver {
       }
       if (this.#complete) settle()
     } catch (error) {
-      settle(error)
+      settle(asError(error))
     } finally {
       this.#writing = false
     }
@@ -138,7 +138,7 @@ class BodyReceiver {
     this.#written += size
   }
 
-  #watchProgress(settle: (error?: unknown) => void): NodeJS.Timeout {
+  #watchProgress(settle: (error?: Error) => void): NodeJS.Timeout {
     const periodMs = this.#options.progressPeriodMs ?? UPLOAD_PROGRESS_PERIOD_MS
     let before = 0
     return setInterval(() => {
@@ -149,6 +149,12 @@ class BodyReceiver {
       before = this.#received
     }, periodMs)
   }
+}
+
+function asError(error: unknown): Error {
+  return error instanceof Error
+    ? error
+    : new Error('the file could not be written', { cause: error })
 }
 
 function aborted(received: number): AppError {
