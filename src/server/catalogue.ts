@@ -5,9 +5,10 @@
 import { LRUCache } from 'lru-cache'
 
 import type { Digest, Ref } from '../core/index.ts'
-import { AppError, formatRef, isDomain } from '../core/index.ts'
+import { AppError, formatRef, isDomain, parseDigest } from '../core/index.ts'
+import { openErofs } from '../erofs/index.ts'
 import type { ImageRecord } from '../images/index.ts'
-import { decodeImageRecord } from '../images/index.ts'
+import { decodeImageRecord, StoredSource } from '../images/index.ts'
 import type { ListedRef, Store } from '../store/index.ts'
 import type { Image, ImageList } from './http/index.ts'
 
@@ -62,7 +63,27 @@ export class Catalogue {
   /** @throws ERR_IMAGE_NOT_FOUND */
   async describe(ref: Ref): Promise<Image> {
     const { digest, updatedAt } = await this.resolve(ref)
-    return this.#describe(ref, digest, updatedAt)
+    const image = await this.#describe(ref, digest, updatedAt)
+    return image.filesystem === 'erofs'
+      ? { ...image, ...(await this.#superblock(ref.domain, image)) }
+      : image
+  }
+
+  /** What only the image itself says. */
+  async #superblock(
+    name: string,
+    image: Image,
+  ): Promise<Pick<Image, 'blockSizeBytes' | 'features'>> {
+    const [primary, ...extra] = image.devices
+    if (!primary) return {}
+    const domain = this.#store.domain(name)
+    const { map } = await domain.maps.require(parseDigest(primary.digest))
+    const { superblock } = await openErofs(new StoredSource(domain, map), {
+      deviceCount: image.devices.length,
+      extraDeviceSizes: extra.map(({ sizeBytes }) => sizeBytes),
+    })
+    const { compat, incompat } = superblock.features
+    return { blockSizeBytes: superblock.blockSize, features: [...compat.names, ...incompat.names] }
   }
 
   /** One page over all domains, in the order of domain and name. @throws ERR_INVALID_ARGUMENT for a cursor that is none */

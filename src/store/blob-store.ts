@@ -15,7 +15,7 @@ import { BlobWriter, writeBlobIndex } from './blob-writer.ts'
 import { corrupt, errnoOf, readError } from './errors.ts'
 import { INDEX_SUFFIX, blobIndexKey, blobKey, blobsPrefix, digestOfKey } from './layout.ts'
 import { stagingName } from './local-engine.ts'
-import type { ListOptions, StorageEngine } from './storage-engine.ts'
+import type { ByteRange, ListOptions, StorageEngine } from './storage-engine.ts'
 
 export interface BlobHead {
   readonly digest: Digest
@@ -102,6 +102,15 @@ export class BlobStore {
   async localPath(digest: Digest): Promise<string | undefined> {
     if ((await this.head(digest)) === undefined) throw missingBlob(digest, this.#domain)
     return this.#engine.localPath(blobKey(this.#domain, digest))
+  }
+
+  /**
+   * Reads a range of a blob into the start of `target`. What is read is not checked against its digest.
+   * @throws ERR_STORE_BLOB_MISSING, ERR_STORE_RANGE, ERR_STORE_READ_FAILED
+   */
+  async read(digest: Digest, range: ByteRange, target: Uint8Array): Promise<void> {
+    const bytes = await this.#engine.get(blobKey(this.#domain, digest), range, target)
+    if (bytes === undefined) throw missingBlob(digest, this.#domain)
   }
 
   /**
