@@ -12,6 +12,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, describe, test } from 'node:test'
 
+import { digestOf } from '../../src/core/index.ts'
+import type { Part } from './multipart.ts'
 import { readMultipart } from './multipart.ts'
 import { startTestServer } from './test-server.ts'
 import { until } from './until.ts'
@@ -28,7 +30,6 @@ const SAME: readonly string[] = [
   'bytes=999990-2000000',
   'bytes=1000000-',
   'bytes=10-5',
-  'bytes=',
   'bytes=x',
   'bytes=1',
   'items=0-5',
@@ -47,6 +48,12 @@ const SAME: readonly string[] = [
 
 /** Header, what we answer, what nginx answers, why. */
 const DIFFERENT: readonly (readonly [string, number, number, string])[] = [
+  [
+    'bytes=',
+    416,
+    200,
+    'nginx takes no header below seven characters for a range; ours is 416 as for any malformed one',
+  ],
   ['bytes=0-9,', 206, 416, 'RFC 9110 §5.6.1.2: empty list elements are to be ignored'],
   [
     'bytes=0-99999999999999999999',
@@ -109,10 +116,7 @@ describe('nginx', { skip: installed ? false : 'nginx is not installed' }, async 
     return {
       status: response.status,
       contentRange: response.headers.get('content-range'),
-      bytes:
-        response.status >= 400
-          ? undefined
-          : (parts?.map((part) => [part.contentRange, part.bytes]) ?? body),
+      bytes: response.status >= 400 ? '' : (parts?.map(describePart) ?? digestOf(body)),
     }
   }
 
@@ -128,6 +132,11 @@ describe('nginx', { skip: installed ? false : 'nginx is not installed' }, async 
     })
   }
 })
+
+/** Digests instead of bytes: the difference of two megabytes takes minutes to print. */
+function describePart(part: Part): string {
+  return `${part.contentRange} ${digestOf(part.bytes)}`
+}
 
 /** nginx starts a multipart body with an empty line (a preamble, RFC 2046 §5.1.1). */
 function trimStart(body: Buffer): Buffer {

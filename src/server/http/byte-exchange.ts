@@ -130,7 +130,8 @@ export class ByteExchange {
     for (const [i, { offset, length }] of plan.ranges.entries()) {
       const header = multipart?.partHeaders[i]
       if (header !== undefined) await gather.add(header)
-      if (length <= SMALL_BODY_BYTES) {
+      // A single range was looked for in memory before: asking again would count its lookups twice.
+      if (multipart !== undefined && length <= SMALL_BODY_BYTES) {
         await gather.addRange(handle, offset, length, signal)
         this.#bytes += length
       } else {
