@@ -79,8 +79,6 @@ function* cutFiles(input: CutInput, left: LeftOver): Generator<number, void, voi
 /** What no file and no taken device covers. */
 function addGaps(input: CutInput, covered: Intervals, left: LeftOver): void {
   let next = 0
-  // Devices may touch, so a covered range may reach from one into the next.
-  let coveredTo = 0
   const addGap = (from: number, to: number): void => {
     for (let at = from; at < to;) {
       const stop = Math.min(to, (Math.floor(at / GAP_STEP_BYTES) + 1) * GAP_STEP_BYTES)
@@ -91,11 +89,12 @@ function addGaps(input: CutInput, covered: Intervals, left: LeftOver): void {
   }
   for (const device of input.reader.devices) {
     const end = device.base + device.size
+    let at = device.base
     for (; (covered.starts[next] ?? Infinity) < end; next++) {
-      addGap(Math.max(device.base, coveredTo), covered.starts[next] ?? end)
-      coveredTo = covered.ends[next] ?? end
+      addGap(at, covered.starts[next] ?? end)
+      at = covered.ends[next] ?? end
     }
-    addGap(Math.max(device.base, coveredTo), end)
+    addGap(at, end)
   }
 }
 

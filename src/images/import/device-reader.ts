@@ -1,7 +1,7 @@
 /**
- * The bytes of the devices that are imported, laid one after the other in one space of import addresses
- * and read in large pieces. Runs in the import process, where synchronous reads are the fastest ones. What
- * the bytes mean is not known here.
+ * The bytes of the devices that are imported, laid one after the other in one space of import addresses and
+ * read in large pieces. Devices never touch there, so that nothing continues from one into the next. Runs in
+ * the import process, where synchronous reads are the fastest ones. What the bytes mean is not known here.
  */
 import { createHash } from 'node:crypto'
 import { closeSync, fstatSync, openSync, readSync } from 'node:fs'
@@ -52,7 +52,7 @@ export class DeviceReader implements Disposable {
         const size = open.at(-1)?.size ?? 0
         if (size === 0)
           throw imageError('ERR_IMPORT_EMPTY', `device ${open.length - 1} has no bytes`)
-        base += Math.ceil(size / FIXED_PIECE_BYTES) * FIXED_PIECE_BYTES
+        base += (Math.ceil(size / FIXED_PIECE_BYTES) + 1) * FIXED_PIECE_BYTES
       }
       return new DeviceReader(open)
     } catch (error) {
