@@ -89,7 +89,6 @@ export async function importErofs(options: ImportOptions): Promise<ImportSummary
     devices: deviceRecords(sizes, digests, image),
     origin: { format: 'erofs' },
   }
-  meter.check()
   const digest = await domain.manifests.put(encodeImageRecord(record))
   return summarise(domain, digest, result, run.notes)
 }
@@ -273,6 +272,8 @@ class ImportRun {
       return map
     })
     if (!(await this.#verify(maps))) return undefined
+    // The last point of return: what follows makes the import visible.
+    meter.check()
     meter.enter('publishing')
     for (const [device, bytes] of encoded.entries()) {
       const digest = devices[device]?.digest
