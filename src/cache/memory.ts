@@ -21,7 +21,7 @@ export const FRAME_SIZES = [16_384, 32_768, 65_536] as const
 export type FrameSize = (typeof FRAME_SIZES)[number]
 
 /** docs/adr/0003 has the measurement. */
-export const DEFAULT_FRAME_SIZE: FrameSize = 65_536
+export const DEFAULT_FRAME_SIZE: FrameSize = 16_384
 
 export const MIN_CACHE_BYTES = 64 * MIB
 /** With fewer frames a read that crosses a page border could wait for itself. */
