@@ -16,8 +16,8 @@ import type { ImportProgress } from './import/progress.ts'
 const cancelled = new AbortController()
 
 function send(message: FromImportProcess): void {
-  // When the parent is gone, nobody wants to know.
-  if (process.connected) process.send?.(message)
+  // When the parent is gone, nobody wants to know: without a callback, a broken channel would be an uncaught error.
+  if (process.connected) process.send?.(message, undefined, undefined, () => undefined)
 }
 
 async function perform(task: ToImportProcess): Promise<ImportSummary | FileReport> {

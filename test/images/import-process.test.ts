@@ -33,7 +33,7 @@ function start(work: ImportProcessWork): Started {
   const messages: FromImportProcess[] = []
   child.on('message', (message: FromImportProcess) => messages.push(message))
   const ended = (async () => {
-    const [code] = (await once(child, 'close')) as [number | null]
+    const [code] = (await once(child, 'exit')) as [number | null]
     return { last: messages.at(-1), code }
   })()
   child.send({ type: 'start', ...work })
