@@ -9,6 +9,11 @@ import { EXTENT, EXTENT_WORDS } from '../store/index.ts'
 import type { PieceVisitor, RangeMap, ViewBlob } from './range-map.ts'
 
 const TWO_32 = 0x1_0000_0000
+/**
+ * Extents of one stride, 1,280 bytes of the map. The first starts of all strides are kept in memory of their
+ * own, 0.6 % of the map: they stay in the processor's cache, where a million extents do not.
+ */
+const STRIDE = 64
 
 export class AddressMap implements RangeMap {
   readonly size: number
@@ -18,6 +23,8 @@ export class AddressMap implements RangeMap {
   readonly #blobs: readonly ViewBlob[]
   readonly #blobNos: Uint32Array
   readonly #ordinalBases: Float64Array
+  /** Where every STRIDE-th extent starts. */
+  readonly #strides: Float64Array
 
   /**
    * @param map validated: its extents ascend, start at 0 and lie inside their blobs
@@ -33,6 +40,10 @@ export class AddressMap implements RangeMap {
     this.#blobs = blobs
     this.#blobNos = Uint32Array.from(blobs, (blob) => blob.blobNo)
     this.#ordinalBases = Float64Array.from(blobs, (blob) => blob.ordinalBase)
+    this.#strides = new Float64Array(Math.ceil(map.extentCount / STRIDE))
+    for (let stride = 0; stride < this.#strides.length; stride++) {
+      this.#strides[stride] = this.#startOf(stride * STRIDE)
+    }
   }
 
   mapRange(offset: number, length: number, out: RunList): void {
@@ -94,18 +105,19 @@ export class AddressMap implements RangeMap {
 
   /** The last extent that starts at or before `offset`. */
   #extentAt(offset: number): number {
-    const words = this.#words
-    const high = Math.floor(offset / TWO_32)
-    const low = offset - high * TWO_32
+    const strides = this.#strides
     let from = 0
-    let to = this.extentCount
+    let to = strides.length
     while (to - from > 1) {
       const middle = (from + to) >>> 1
-      const word = middle * EXTENT_WORDS
-      const startHigh = words[word + EXTENT.deviceHigh] ?? 0
-      const isAfter =
-        startHigh > high || (startHigh === high && (words[word + EXTENT.deviceLow] ?? 0) > low)
-      if (isAfter) to = middle
+      if ((strides[middle] ?? Infinity) > offset) to = middle
+      else from = middle
+    }
+    from *= STRIDE
+    to = Math.min(from + STRIDE, this.extentCount)
+    while (to - from > 1) {
+      const middle = (from + to) >>> 1
+      if (this.#startOf(middle) > offset) to = middle
       else from = middle
     }
     return from
