@@ -4,7 +4,8 @@
  * import gives every byte back or fails with a code of its own, in bounded time, and leaves nothing unfinished.
  */
 import assert from 'node:assert/strict'
-import { readdir } from 'node:fs/promises'
+import { randomFillSync } from 'node:crypto'
+import { readdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { describe, test } from 'node:test'
 
@@ -12,9 +13,13 @@ import { isAppError } from '../../src/core/index.ts'
 import { FEATURE_COMPAT } from '../../src/erofs/index.ts'
 import { SB, SUPERBLOCK_OFFSET } from '../../src/erofs/layout.ts'
 import { checksumLength, superblockChecksum } from '../../src/erofs/superblock.ts'
+import { DeviceReader } from '../../src/images/import/device-reader.ts'
+import { openDevices } from '../../src/images/import/import-devices.ts'
+import { surveyImage } from '../../src/images/import/survey.ts'
 import { fixtureNames, loadFixture, randomNumbers } from '../erofs/fixtures.ts'
+import { DIRECTORY, directoryBlock, FILE, ImageBuilder, ROOT_NID } from '../erofs/image-builder.ts'
 import type { TestStore } from '../store/data-folder.ts'
-import { count, filesBelow, testStore } from '../store/data-folder.ts'
+import { count, dataFolder, filesBelow, testStore } from '../store/data-folder.ts'
 import { DOMAIN, importBytes, readBack } from './harness.ts'
 
 type Random = (below: number) => number
@@ -111,7 +116,7 @@ function putChecksumRight(bytes: Uint8Array): void {
 }
 
 /** Sizes and number of devices; rarely, because most such images are refused at once. */
-function reshape(devices: Uint8Array[], random: Random): Uint8Array[] {
+function reshape(devices: readonly Uint8Array[], random: Random): Uint8Array[] {
   const one = random(devices.length)
   const bytes = devices[one] ?? new Uint8Array(0)
   switch (random(6)) {
@@ -134,8 +139,9 @@ function reshape(devices: Uint8Array[], random: Random): Uint8Array[] {
 
 function damaged(names: readonly string[], random: Random): Uint8Array[] {
   const { devices } = loadFixture(names[random(names.length)] ?? 'plain')
-  let copies = devices.map((bytes) => Uint8Array.from(bytes))
-  for (let change = 0; change < 1 + random(12); change++) {
+  let copies: Uint8Array[] = devices.map((bytes) => Uint8Array.from(bytes))
+  const changes = [1, 1, 1, 2, 3, 6, 20][random(7)] ?? 1
+  for (let change = 0; change < changes; change++) {
     const bytes = copies[random(4) === 0 ? random(copies.length) : 0]
     if (bytes !== undefined) DAMAGES[random(DAMAGES.length)]?.(bytes, random)
   }
@@ -220,6 +226,100 @@ describe('mutated images', () => {
       // The damage must reach the parser, not stop at the superblock.
       assert.ok(tally.parsed > rounds / 5, JSON.stringify(tally))
       assert.ok(tally.mostCpuMs < MAX_CPU_MS, JSON.stringify(tally))
+    })
+  }
+})
+
+describe('images made to keep an import busy', () => {
+  const DIRECTORIES = 400
+  const BLOCKS_EACH = 120
+  const ENTRIES = 200
+  const INODES_AT = 8 * 4096
+
+  /** Many directories that all have the same blocks, which name one file over and over: 9.6 million entries in 1 MB. */
+  function directoriesOverEachOther(): Uint8Array {
+    const nid = (index: number): number => (INODES_AT + index * 64) / 32
+    const rootAt = 8 + Math.ceil(((DIRECTORIES + 1) * 64) / 4096)
+    const rootBlocks = Math.ceil(DIRECTORIES / ENTRIES)
+    const sharedAt = rootAt + rootBlocks
+    const builder = new ImageBuilder({ blocks: sharedAt + BLOCKS_EACH })
+    const putBlock = (block: number, first: number, last: number, nidOf: (n: number) => number) => {
+      const type = block < sharedAt ? 2 : 1
+      const entries = Array.from({ length: last - first }, (_, index) => ({
+        name: String(first + index).padStart(6, '0'),
+        nid: nidOf(first + index),
+        type,
+      }))
+      builder.put(block * 4096, directoryBlock(entries, 4096))
+    }
+    builder.inode(ROOT_NID, { mode: DIRECTORY, size: rootBlocks * 4096, u: rootAt })
+    builder.inode(nid(0), { mode: FILE, nlink: 2 })
+    for (let index = 1; index <= DIRECTORIES; index++) {
+      builder.inode(nid(index), { mode: DIRECTORY, size: BLOCKS_EACH * 4096, u: sharedAt })
+    }
+    for (let block = 0; block < rootBlocks; block++) {
+      putBlock(rootAt + block, block * ENTRIES, (block + 1) * ENTRIES, (n) => nid(n + 1))
+    }
+    for (let block = 0; block < BLOCKS_EACH; block++) {
+      putBlock(sharedAt + block, block * ENTRIES, (block + 1) * ENTRIES, () => nid(0))
+    }
+    return builder.bytes
+  }
+
+  test('directories over each other: cut at fixed offsets, soon', async () => {
+    await using store = await testStore()
+    const bytes = directoriesOverEachOther()
+    const before = process.cpuUsage()
+    const summary = await importBytes(store, [bytes])
+    const cpuMs = process.cpuUsage(before).user / 1000
+    assert.equal(summary.filesystem, 'unknown')
+    assert.match(summary.notes[0] ?? '', /inodes and directories/)
+    assert.deepEqual(await readBack(store, summary.digest), [Buffer.from(bytes)])
+    assert.ok(cpuMs < 2000, `${cpuMs} ms`)
+  })
+
+  /** The walk reads through promises that are settled already: left to itself it never lets a signal in. */
+  test('a tree of many inodes can be cancelled while it is walked', async () => {
+    await using folder = await dataFolder()
+    const files = 300_000
+    const blocks = Math.ceil(files / ENTRIES)
+    const firstInode = (8 + blocks) * 4096
+    const builder = new ImageBuilder({ blocks: 8 + blocks + Math.ceil((files * 32) / 4096) })
+    builder.inode(ROOT_NID, { mode: DIRECTORY, size: blocks * 4096, u: 8 })
+    for (let block = 0; block < blocks; block++) {
+      const entries = Array.from({ length: ENTRIES }, (_, index) => ({
+        name: String(block * ENTRIES + index).padStart(6, '0'),
+        nid: (firstInode + (block * ENTRIES + index) * 32) / 32,
+      }))
+      builder.put((8 + block) * 4096, directoryBlock(entries, 4096))
+    }
+    for (let file = 0; file < files; file++) {
+      builder.inodeAt(firstInode + file * 32, { compact: true })
+    }
+    const path = join(folder.path, 'image')
+    await writeFile(path, builder.bytes)
+    using reader = DeviceReader.open([path])
+    const opened = await openDevices(reader)
+    assert.ok('image' in opened)
+    const cancel = new AbortController()
+    const timer = setTimeout(() => cancel.abort(), 0)
+    await assert.rejects(surveyImage(reader, opened.image, cancel.signal), { name: 'AbortError' })
+    clearTimeout(timer)
+  })
+})
+
+describe('devices side by side', () => {
+  for (const [first, second] of [
+    [65_536, 65_536],
+    [131_072, 70_000],
+    [4096, 1],
+  ] as const) {
+    test(`${first} and ${second} bytes of no image: nothing continues from one into the other`, async () => {
+      await using store = await testStore()
+      const devices = [randomFillSync(Buffer.alloc(first)), randomFillSync(Buffer.alloc(second))]
+      const summary = await importBytes(store, devices)
+      assert.equal(summary.newBytes, first + second)
+      assert.deepEqual(await readBack(store, summary.digest), devices)
     })
   }
 })

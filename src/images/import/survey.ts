@@ -3,7 +3,9 @@
  * file, and where metadata has borders. Keeps numbers only: 28 bytes for each run of file data, 12 for each
  * file, 16 for each inode. It reads metadata, never file data.
  */
-import { isAppError } from '../../core/index.ts'
+import { setImmediate as nextTurn } from 'node:timers/promises'
+
+import { formatSize, isAppError, MIB } from '../../core/index.ts'
 import type { ErofsImage, Inode, WalkEntry } from '../../erofs/index.ts'
 import { walk } from '../../erofs/index.ts'
 import { imageError } from '../errors.ts'
@@ -31,6 +33,14 @@ export interface Survey {
 const MAX_RUNS_PER_BLOCK = 16
 const MIN_MAX_RUNS = 1_000_000
 
+/**
+ * Inode records, chunk tables and directories lie beside each other, so that together they are no longer than
+ * the devices. An image made to keep us busy puts them over each other: it may do so for this many bytes.
+ */
+const MAX_OVERLAPPING_BYTES = 16 * MIB
+/** How long other events, a cancel among them, may have to wait. */
+const MAX_BUSY_MS = 100
+
 const SUPERBLOCK_OFFSET = 1024
 const DEVICE_SLOT_BYTES = 128
 
@@ -46,8 +56,12 @@ export async function surveyImage(
   const surveyor = new Surveyor(reader, image)
   surveyor.addSuperblock()
   for (const internal of await internalInodes(image)) surveyor.addRecord(internal)
+  let lastTurn = performance.now()
   for await (const entry of walk(image, signal === undefined ? {} : { signal })) {
     await surveyor.add(entry)
+    if (performance.now() - lastTurn < MAX_BUSY_MS) continue
+    await nextTurn()
+    lastTurn = performance.now()
   }
   return surveyor.result()
 }
@@ -64,7 +78,9 @@ class Surveyor {
   readonly #extents = new DataExtents()
   readonly #cuts = new CutPoints()
   readonly #maxRuns: number
+  readonly #maxMetadataBytes: number
   #runs = 0
+  #metadataBytes = 0
   #logicalBytes = 0
   #inodes = 0
   #compressedFiles = 0
@@ -75,6 +91,7 @@ class Surveyor {
     this.#image = image
     const blocks = reader.totalSize / image.superblock.blockSize
     this.#maxRuns = Math.max(MIN_MAX_RUNS, blocks * MAX_RUNS_PER_BLOCK)
+    this.#maxMetadataBytes = reader.totalSize + MAX_OVERLAPPING_BYTES
   }
 
   addSuperblock(): void {
@@ -85,7 +102,9 @@ class Surveyor {
 
   addRecord(inode: Inode): void {
     const record = this.#image.inodeRecord(inode)
-    if (record !== undefined) this.#cut(record.offset, record.length)
+    if (record === undefined) return
+    this.#countMetadata(record.length)
+    this.#cut(record.offset, record.length)
   }
 
   async add(entry: WalkEntry): Promise<void> {
@@ -134,6 +153,7 @@ class Surveyor {
   /** Directories are cut at their blocks, from their own offset 0; symbolic links are one piece. */
   async #addMetadata(entry: WalkEntry): Promise<void> {
     const { blockSize } = this.#image.superblock
+    this.#countMetadata(entry.inode.size)
     let logical = 0
     for await (const extent of entry.extents()) {
       this.#countRun()
@@ -166,6 +186,15 @@ class Surveyor {
     throw imageError(
       'ERR_IMPORT_TOO_COMPLEX',
       `the files of the image refer to more than ${this.#maxRuns} runs of blocks`,
+    )
+  }
+
+  #countMetadata(bytes: number): void {
+    this.#metadataBytes += bytes
+    if (this.#metadataBytes <= this.#maxMetadataBytes) return
+    throw imageError(
+      'ERR_IMPORT_TOO_COMPLEX',
+      `inodes and directories of the image take more than ${formatSize(this.#maxMetadataBytes)}, more than the image has`,
     )
   }
 }
