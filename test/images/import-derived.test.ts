@@ -107,10 +107,7 @@ describe('a derived image', { skip: missing('mkfs.erofs') }, () => {
       const limit = 1.02 * want.newBytes + 1.1 * want.metadataBytes + 8192
       assert.ok(second.newBytes <= limit, `${second.newBytes} bytes, at most ${limit}`)
       assert.ok(second.newBytes >= want.newBytes)
-      assert.deepEqual(
-        await blobSizes(store).then((sizes) => sizes.toSorted()),
-        [first.newBytes, second.newBytes].toSorted(),
-      )
+      assert.deepEqual(new Set(await blobSizes(store)), new Set([first.newBytes, second.newBytes]))
       assert.equal(second.sharedWith[0]?.ref, `${DOMAIN}/base:latest`)
       assert.ok((second.sharedWith[0]?.bytes ?? 0) >= 0.95 * baseWant.newBytes)
       assert.deepEqual(await readBack(store, second.digest), devices)
