@@ -23,6 +23,7 @@ const config: KnipConfig = {
         'scripts/*.{ts,js}',
         'bench/**/*.ts',
         'test/**/*.test.ts',
+        'test/cli/make-demo-images.ts',
         ...new Set(startedByUrl),
       ],
       project: [

@@ -26,7 +26,6 @@ export const FRAME = {
 } as const
 
 export const FRAME_WORDS = 8
-export const FRAME_RECORD_BYTES = FRAME_WORDS * 4
 
 /** Readers stop writing at this count, so a hot page's record stays clean in every core's cache. */
 export const MAX_USE = 3

@@ -73,7 +73,7 @@ export const SETTINGS = {
     kind: 'size',
     flag: 'frame-size',
     placeholder: 'SIZE',
-    default: '64KiB',
+    default: '16KiB',
     doc: 'unit of memory and of filling: 16KiB, 32KiB or 64KiB',
   }),
   'cache.readahead': setting({

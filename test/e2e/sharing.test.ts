@@ -80,11 +80,11 @@ describe('a derived image', { skip: SKIP, concurrency: false }, () => {
 
   test('reading it adds what the judge says, and all counters agree', async () => {
     await readAll(server, 'share/base:1')
-    const before = await server.getJson<SharingReport>('/v1/sharing')
-    const rssBefore = await arenaResidentBytes(server.pid, before.capacityBytes)
+    const earlier = await server.getJson<SharingReport>('/v1/sharing')
+    const rssBefore = await arenaResidentBytes(server.pid, earlier.capacityBytes)
     await readAll(server, 'share/derived:1')
     const now = await server.getJson<SharingReport>('/v1/sharing')
-    const rss = await arenaResidentBytes(server.pid, before.capacityBytes)
+    const rss = await arenaResidentBytes(server.pid, earlier.capacityBytes)
     const row = now.images.find(({ ref }) => ref === 'share/derived:1' || ref === 'share/again:1')
     assert.ok(row)
     const oracle = newBytes(base, derived)
@@ -102,7 +102,7 @@ describe('a derived image', { skip: SKIP, concurrency: false }, () => {
       'Σ added + unattributed = brought in',
     )
     await assertMetricsAgree(server, now)
-    const grown = now.residentBytes - before.residentBytes
+    const grown = now.residentBytes - earlier.residentBytes
     const seen = rss - rssBefore
     console.log(`evidence: sharing.resident counted=${grown} smaps=${seen}`)
     assert.ok(

@@ -14,7 +14,7 @@ import { hasCode } from '../contract/storage-engine.ts'
 import { count, dataFolder, filesBelow, testStore } from './data-folder.ts'
 import { importOnce } from './import-scenario.ts'
 
-const CHILD = join(import.meta.dirname, 'crash-child.ts')
+const CHILD = new URL('./crash-child.ts', import.meta.url).pathname
 
 async function* stream(...pieces: Uint8Array[]): AsyncGenerator<Uint8Array> {
   for (const piece of pieces) yield await Promise.resolve(piece)

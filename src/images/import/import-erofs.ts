@@ -79,7 +79,7 @@ export async function importErofs(options: ImportOptions): Promise<ImportSummary
   meter.enter('reading')
   const image = 'image' in opened ? opened.image : undefined
   const devices = await identify(options, domain, reader, meter, image !== undefined)
-  const run = new ImportRun({ store: options.store, domain, reader, meter, devices })
+  const run = new ImportRun({ domain, reader, meter, devices })
   if ('reason' in opened)
     run.note(`cut at fixed offsets, because it could not be read: ${opened.reason}`)
   const result = await run.store(image, options.signal)
@@ -90,11 +90,11 @@ export async function importErofs(options: ImportOptions): Promise<ImportSummary
     origin: { format: 'erofs' },
   }
   const digest = await domain.manifests.put(encodeImageRecord(record))
-  return summarise(domain, digest, result, run.notes)
+  return await summarise(domain, digest, result, run.notes)
 }
 
 async function devicePaths(options: ImportOptions, domain: DomainStore): Promise<string[]> {
-  const { devices, store } = options
+  const { devices } = options
   if (devices.length < 1 || devices.length > MAX_DEVICES) {
     throw imageError(
       'ERR_IMPORT_DEVICES',
@@ -103,7 +103,7 @@ async function devicePaths(options: ImportOptions, domain: DomainStore): Promise
   }
   const paths: string[] = []
   for (const device of devices) {
-    paths.push('path' in device ? device.path : await blobPath(store, domain, device.digest))
+    paths.push('path' in device ? device.path : await blobPath(domain, device.digest))
   }
   return paths
 }
@@ -152,7 +152,6 @@ async function knownMap(
 }
 
 interface RunParts {
-  readonly store: Store
   readonly domain: DomainStore
   readonly reader: DeviceReader
   readonly meter: ProgressMeter
@@ -285,11 +284,11 @@ class ImportRun {
 
   /** Reads every new map's bytes back from the disk. */
   async #verify(maps: readonly DeviceMap[]): Promise<boolean> {
-    const { store, domain, meter, devices } = this.#parts
+    const { domain, meter, devices } = this.#parts
     meter.enter('verifying')
     const paths = new Map<Digest, string>()
     for (const { digest } of maps.flatMap((map) => map.blobs)) {
-      if (!paths.has(digest)) paths.set(digest, await blobPath(store, domain, digest))
+      if (!paths.has(digest)) paths.set(digest, await blobPath(domain, digest))
     }
     const pathOf = (blob: Digest): string => paths.get(blob) ?? ''
     for (const [device, map] of maps.entries()) {
