@@ -20,9 +20,16 @@ export interface ImportTask<T> {
   readonly cleanup: () => Promise<void>
 }
 
+/** The part of a logger that is used here. */
+export interface JobLogger {
+  info(fields: Record<string, unknown>, message: string): void
+  warn(fields: Record<string, unknown>, message: string): void
+  error(fields: Record<string, unknown>, message: string): void
+}
+
 export interface JobsOptions {
-  readonly processes: ImportProcesses
-  readonly onLog: (fields: Record<string, unknown>, message: string) => void
+  readonly processes: Pick<ImportProcesses, 'run'>
+  readonly logger: JobLogger
 }
 
 interface Entry {
@@ -35,6 +42,7 @@ export class Jobs {
   readonly #options: JobsOptions
   readonly #entries = new Map<string, Entry>()
   readonly #ended: Record<Outcome, number> = { done: 0, failed: 0, cancelled: 0 }
+  #closed = false
 
   constructor(options: JobsOptions) {
     this.#options = options
@@ -45,6 +53,7 @@ export class Jobs {
     return this.#ended
   }
 
+  /** After `close` a job is cancelled before it starts. */
   add<T>(task: ImportTask<T>): Job {
     const entry: Entry = {
       job: {
@@ -61,6 +70,7 @@ export class Jobs {
       ended: Promise.withResolvers(),
     }
     this.#entries.set(entry.job.id, entry)
+    if (this.#closed) entry.stop.abort()
     void this.#run(entry, task)
     return entry.job
   }
@@ -90,8 +100,9 @@ export class Jobs {
     return entry.job
   }
 
-  /** Cancels everything and waits for it. */
+  /** Cancels everything, what is added from now on as well, and waits for it. */
   async close(): Promise<void> {
+    this.#closed = true
     await Promise.all([...this.#entries.keys()].map((id) => this.cancel(id)))
   }
 
@@ -111,17 +122,34 @@ export class Jobs {
       })
       update(entry, { phase: 'publishing' })
       const report = await task.publish(result)
-      await this.#end(entry, task, 'done', report === undefined ? {} : { report })
+      await this.#end(entry, task, 'done', {
+        doneBytes: entry.job.totalBytes,
+        ...(report === undefined ? {} : { report }),
+      })
     } catch (error) {
       const outcome = isAppError(error) && error.code === 'ERR_ABORTED' ? 'cancelled' : 'failed'
       const { code, message, hint } = outcome === 'cancelled' ? CANCELLED : toErrorRecord(error)
       await this.#end(entry, task, outcome, {
         error: { code, message, ...(hint === undefined ? {} : { hint }) },
       })
-      this.#options.onLog(
-        { event: `import.${outcome}`, job: entry.job.id, ref: entry.job.ref, code },
-        message,
-      )
+      this.#logEnd(entry.job, error)
+      return
+    }
+    this.#logEnd(entry.job)
+  }
+
+  /** A bad image is its sender's mistake; an error without a code is ours. */
+  #logEnd(job: Job, error?: unknown): void {
+    const { logger } = this.#options
+    const fields = { event: `import.${job.state}`, job: job.id, ref: job.ref }
+    if (job.error === undefined) {
+      logger.info({ ...fields, bytes: job.doneBytes }, 'an image was imported')
+    } else if (job.state === 'cancelled') {
+      logger.info({ ...fields, code: job.error.code }, job.error.message)
+    } else if (isAppError(error) && error.code !== 'ERR_INTERNAL') {
+      logger.warn({ ...fields, code: job.error.code }, job.error.message)
+    } else {
+      logger.error({ ...fields, code: job.error.code, err: error }, job.error.message)
     }
   }
 
@@ -132,7 +160,7 @@ export class Jobs {
     change: Partial<Job>,
   ): Promise<void> {
     await task.cleanup().catch((error: unknown) => {
-      this.#options.onLog(
+      this.#options.logger.error(
         { event: 'import.cleanup_failed', job: entry.job.id, err: error },
         'an upload was not removed',
       )

@@ -224,6 +224,26 @@ describe('progress', () => {
     )
   })
 
+  test('the parts of a step count from 0 each; rate and ETA never mix two of them', () => {
+    const { progress, written, at } = record('plain')
+    progress.start('importing', 0)
+    progress.enter('reading')
+    progress.update(0, 102_400)
+    at(1000, 102_400)
+    progress.enter('writing')
+    progress.enter('writing')
+    at(3000, 20_480)
+    at(9000, 51_200)
+    assert.deepEqual(written, [
+      'importing (reading): 100%, 100.0 KiB of 100.0 KiB, 100.0 KiB/s, 0ms left\n',
+      'importing (writing): 20%, 20.0 KiB of 100.0 KiB, 10.0 KiB/s, 8.0s left\n',
+      'importing (writing): 50%, 50.0 KiB of 100.0 KiB, 5.0 KiB/s, 10s left\n',
+    ])
+    progress.update(102_400)
+    progress.finish()
+    assert.equal(written.at(-1), 'importing: 100.0 KiB in 9.0s (11.1 KiB/s)\n')
+  })
+
   test('json lines are objects with bytes, rate and ETA; none writes nothing', () => {
     const json = record('json')
     json.progress.start('importing', 1000)

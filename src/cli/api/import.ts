@@ -79,6 +79,7 @@ async function followJob(client: ApiClient, first: Job, progress: Progress): Pro
     progress.start('importing', job.totalBytes)
     while (job.state === 'queued' || job.state === 'running') {
       job = await client.json<Job>(`/v1/jobs/${job.id}?wait=${POLL}`)
+      if (job.state === 'running') progress.enter(job.phase)
       if (job.totalBytes > 0) progress.update(job.doneBytes, job.totalBytes)
     }
   } catch (error) {

@@ -39,6 +39,7 @@ export class Progress {
   readonly #stream: ProgressOptions['stream']
   readonly #now: () => number
   #label = ''
+  #part = ''
   #total = 0
   #done = 0
   #startedAt = 0
@@ -57,12 +58,14 @@ export class Progress {
   /** Begins a step. `totalBytes` 0: unknown yet. */
   start(label: string, totalBytes: number): void {
     this.#label = label
-    this.#total = totalBytes
-    this.#done = 0
     this.#startedAt = this.#now()
     this.#drawnAt = this.#mode === 'tty' ? -REDRAW_MS : this.#startedAt
-    this.#drawnShare = 0
-    this.#samples = [{ at: this.#startedAt, bytes: 0 }]
+    this.#beginPart('', totalBytes)
+  }
+
+  /** The step goes on with another part of its work, whose bytes count from 0. */
+  enter(part: string): void {
+    if (part !== this.#part) this.#beginPart(part, this.#total)
   }
 
   update(doneBytes: number, totalBytes = this.#total): void {
@@ -105,6 +108,14 @@ export class Progress {
     this.#drawnWidth = 0
   }
 
+  #beginPart(part: string, totalBytes: number): void {
+    this.#part = part
+    this.#total = totalBytes
+    this.#done = 0
+    this.#drawnShare = 0
+    this.#samples = [{ at: this.#now(), bytes: 0 }]
+  }
+
   #due(now: number): boolean {
     const since = now - this.#drawnAt
     switch (this.#mode) {
@@ -140,7 +151,8 @@ export class Progress {
         ? `${formatDuration(((this.#total - this.#done) / rate) * 1000)} left`
         : undefined,
     ]
-    const line = `${this.#label}: ${parts.filter((part) => part !== undefined).join(', ')}`
+    const step = this.#part === '' ? this.#label : `${this.#label} (${this.#part})`
+    const line = `${step}: ${parts.filter((part) => part !== undefined).join(', ')}`
     if (this.#mode === 'plain') {
       this.#stream.write(`${line}\n`)
       return
@@ -155,6 +167,7 @@ export class Progress {
     const rate = this.#rate(now)
     const event = {
       step: this.#label,
+      ...(this.#part === '' ? {} : { part: this.#part }),
       doneBytes: this.#done,
       totalBytes: this.#total,
       bytesPerSecond: Math.round(rate),
