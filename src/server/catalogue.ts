@@ -5,7 +5,7 @@
 import { LRUCache } from 'lru-cache'
 
 import type { Digest, Ref } from '../core/index.ts'
-import { AppError, formatRef, isDomain, parseDigest } from '../core/index.ts'
+import { AppError, formatRef, isAppError, isDomain, parseDigest } from '../core/index.ts'
 import { openErofs } from '../erofs/index.ts'
 import type { ImageRecord } from '../images/index.ts'
 import { decodeImageRecord, StoredSource } from '../images/index.ts'
@@ -38,14 +38,29 @@ interface DeviceFacts {
   readonly logicalBytes: number
 }
 
+/** The part of a logger that is used here. */
+export interface CatalogueLogger {
+  warn(fields: Record<string, unknown>, message: string): void
+}
+
+/** What reading the record and the maps of a damaged image ends with. */
+const DAMAGE: ReadonlySet<string> = new Set([
+  'ERR_IMAGE_NOT_FOUND',
+  'ERR_IMAGE_RECORD_INVALID',
+  'ERR_STORE_CORRUPT',
+  'ERR_STORE_MAP_MISSING',
+])
+
 export class Catalogue {
   readonly #store: Store
+  readonly #logger: CatalogueLogger
   readonly #records = new LRUCache<string, ImageRecord>({ max: MAX_REMEMBERED })
   readonly #facts = new LRUCache<string, DeviceFacts>({ max: MAX_REMEMBERED })
   #tagged: Promise<readonly TaggedImage[]> | undefined
 
-  constructor(store: Store) {
+  constructor(store: Store, logger: CatalogueLogger) {
     this.#store = store
+    this.#logger = logger
   }
 
   /** @throws ERR_IMAGE_NOT_FOUND */
@@ -93,6 +108,7 @@ export class Catalogue {
     const images: Image[] = []
     for (const domain of await this.#domains(query.domain)) {
       if (from !== undefined && domain < from.domain) continue
+      if (images.length >= limit) return { images, nextCursor: encodeCursor(domain, '') }
       let after = from?.domain === domain ? from.after : undefined
       do {
         const page = await this.#store.domain(domain).refs.list({
@@ -102,13 +118,9 @@ export class Catalogue {
         for (const listed of page.refs) {
           const { image } = listed.ref
           if (image === undefined) continue
-          images.push(
-            await this.#describe(
-              { domain, name: listed.name, tag: listed.tag },
-              image,
-              listed.ref.updatedAt,
-            ),
-          )
+          const ref = { domain, name: listed.name, tag: listed.tag }
+          const described = await this.#describeListed(ref, image, listed.ref.updatedAt)
+          if (described !== undefined) images.push(described)
         }
         after = page.next
         if (images.length >= limit && after !== undefined)
@@ -167,6 +179,20 @@ export class Catalogue {
     if (only !== undefined && !isDomain(only))
       throw new AppError('ERR_REF_INVALID', `'${only}' is not a domain`)
     return only === undefined ? this.#store.domains() : [only]
+  }
+
+  /** Undefined for an image that is damaged on disk: it must not hide the others. */
+  async #describeListed(ref: Ref, digest: Digest, updatedAt: string): Promise<Image | undefined> {
+    try {
+      return await this.#describe(ref, digest, updatedAt)
+    } catch (error) {
+      if (!isAppError(error) || !DAMAGE.has(error.code)) throw error
+      this.#logger.warn(
+        { event: 'image.damaged', ref: formatRef(ref), code: error.code, err: error },
+        'a damaged image was left out of a list',
+      )
+      return undefined
+    }
   }
 
   async #describe(ref: Ref, digest: Digest, updatedAt: string | undefined): Promise<Image> {

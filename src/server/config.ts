@@ -2,7 +2,7 @@
  * The settings of a server: what they are called, where they come from and what they must satisfy. The
  * public face of `config/`; nothing outside reads settings from files or the environment.
  */
-export { deriveConfig, isLoopback, readHostFacts } from './config/derive.ts'
+export { deriveConfig, formatAddress, isLoopback, readHostFacts } from './config/derive.ts'
 export type { HostFacts, ListenAddress, ServerConfig } from './config/derive.ts'
 export { CONFIG_ERRORS } from './config/errors.ts'
 export { configJsonSchema } from './config/schema.ts'

@@ -29,11 +29,11 @@ type Complete =
   Exclude<keyof ControlPlane, (typeof METHODS)[number]> extends never ? ControlPlane : never
 
 export function controlClient(rpc: RpcPeer): Complete {
-  const calls = METHODS.map((method) => [
-    method,
-    (...args: unknown[]) => rpc.call(PREFIX + method, ...args),
-  ])
-  return Object.fromEntries(calls) as unknown as Complete
+  const calls: Partial<Record<keyof ControlPlane, unknown>> = {}
+  for (const method of METHODS) {
+    calls[method] = (...args: unknown[]) => rpc.call(PREFIX + method, ...args)
+  }
+  return calls as Complete
 }
 
 /** The other end: handlers for a data worker's calls. */

@@ -4,9 +4,9 @@
  */
 import type { KeeperClient } from '../cache/index.ts'
 import type { Digest, Ref } from '../core/index.ts'
-import { AppError, formatRef, isDomain } from '../core/index.ts'
+import { AppError, formatRef, isAppError, isDomain } from '../core/index.ts'
 import type { ImportSummary } from '../images/index.ts'
-import type { Store } from '../store/index.ts'
+import type { DomainStore, Store } from '../store/index.ts'
 import type { Catalogue } from './catalogue.ts'
 import type { BlobDescriptor } from './data-plane.ts'
 import type { DiskUsage, Image, ImageList, Job, Sharing, Stats } from './http/index.ts'
@@ -103,15 +103,18 @@ export class MainControlPlane implements ControlPlane {
       )
     }
     const { refs } = this.#options.store.domain(domain)
-    const current = await refs.resolve(name, tag)
+    const current = await currentRef(refs, name, tag)
     if (!current) throw new AppError('ERR_IMAGE_NOT_FOUND', `no image '${formatRef(ref)}'`)
-    await refs.delete(name, tag, current.generation)
-    this.#bump()
+    try {
+      await refs.delete(name, tag, current.generation)
+    } finally {
+      this.#bump()
+    }
   }
 
   async beginUpload(domain: string, sizeBytes: number | undefined) {
     if (!isDomain(domain)) throw new AppError('ERR_REF_INVALID', `'${domain}' is not a domain`)
-    if (this.#state === 'draining') throw new AppError('ERR_SERVER_BUSY', 'the server is stopping')
+    this.#refuseWhenDraining()
     const upload = await this.#options.uploads.begin(domain, sizeBytes)
     return { id: upload.id, path: upload.staged.path, limitBytes: upload.limitBytes }
   }
@@ -133,20 +136,30 @@ export class MainControlPlane implements ControlPlane {
       const { path } = upload.staged
       const work = { ...this.#work(domain), work: type, path, expected: options.expected }
       const blob = await processes.run<BlobResult>(work)
-      if (options.park === true) uploads.park(upload, blob.digest)
-      parked = options.park === true
+      if (options.park === true) {
+        parked = true
+        await uploads.park(upload, blob.digest)
+      }
       return blob
     } finally {
       if (!parked) await upload.staged[Symbol.asyncDispose]()
     }
   }
 
-  startImport(
+  async startImport(
     domain: string,
     uploadId: string,
     request: Omit<ImportRequest, 'upload'>,
   ): Promise<Job> {
     const { uploads, jobs } = this.#options
+    this.#refuseWhenDraining()
+    const { ref } = request
+    if (ref.domain !== domain || ref.tag === undefined) {
+      throw new AppError(
+        'ERR_REF_INVALID',
+        `${formatRef(ref)} cannot be imported into domain '${domain}', expected a tag of it`,
+      )
+    }
     const primary = uploads.take(domain, uploadId)
     const owned = [primary]
     const devices: ({ path: string } | { digest: Digest })[] = [{ path: primary.staged.path }]
@@ -173,7 +186,7 @@ export class MainControlPlane implements ControlPlane {
         for (const upload of owned) await upload.staged[Symbol.asyncDispose]()
       },
     })
-    return Promise.resolve(job)
+    return job
   }
 
   jobs(): Promise<Job[]> {
@@ -235,23 +248,47 @@ export class MainControlPlane implements ControlPlane {
     if (tag === undefined)
       throw new AppError('ERR_REF_INVALID', `${formatRef(ref)} is a digest, expected a tag`)
     const { refs } = this.#options.store.domain(domain)
-    for (let attempt = 1; ; attempt++) {
-      const current = await refs.resolve(name, tag)
-      try {
+    try {
+      for (let attempt = 1; ; attempt++) {
+        const current = await currentRef(refs, name, tag)
         const oci = current?.oci === undefined ? {} : { oci: current.oci }
-        await refs.compareAndSwap(name, tag, current?.generation ?? 0, { ...oci, image })
-        break
-      } catch (error) {
-        const conflict = error instanceof AppError && error.code === 'ERR_STORE_REF_CONFLICT'
-        if (!conflict || attempt === MAX_SWAP_ATTEMPTS) throw error
+        try {
+          await refs.compareAndSwap(name, tag, current?.generation ?? 0, { ...oci, image })
+          return
+        } catch (error) {
+          const conflict = isAppError(error) && error.code === 'ERR_STORE_REF_CONFLICT'
+          if (!conflict || attempt === MAX_SWAP_ATTEMPTS) throw error
+        }
       }
+    } finally {
+      this.#bump()
     }
-    this.#bump()
   }
 
-  /** After this, no worker uses a resolution from before the change. */
+  #refuseWhenDraining(): void {
+    if (this.#state === 'draining') throw new AppError('ERR_SERVER_BUSY', 'the server is stopping')
+  }
+
+  /**
+   * After this, no worker uses a resolution from before the change. Called also when a change has failed: it
+   * may have been made before it did.
+   */
   #bump(): void {
     Atomics.add(this.#options.epoch, 0, 1)
     this.#options.catalogue.changed()
+  }
+}
+
+/** A damaged ref is at generation 0: it can be replaced and removed, nothing else. */
+async function currentRef(
+  refs: DomainStore['refs'],
+  name: string,
+  tag: string,
+): Promise<{ readonly generation: number; readonly oci?: Digest } | undefined> {
+  try {
+    return await refs.resolve(name, tag)
+  } catch (error) {
+    if (isAppError(error) && error.code === 'ERR_STORE_CORRUPT') return { generation: 0 }
+    throw error
   }
 }

@@ -75,6 +75,11 @@ export class WorkerDataPlane implements DataPlane {
     return { digest, size, open, [Symbol.dispose]: () => undefined }
   }
 
+  /** Closes the images that are kept for the next client only: main needs the room of their maps. */
+  releaseIdle(): void {
+    for (const key of this.#idle) this.#forget(key)
+  }
+
   async #resolve(ref: Ref): Promise<Digest> {
     const key = formatRef(ref)
     const epoch = Atomics.load(this.#options.epoch, 0)
@@ -106,28 +111,30 @@ export class WorkerDataPlane implements DataPlane {
       domain,
       digest,
     )
-    const { record, maps, blobs, imageId, domainNo, accounting } = descriptor
-    const identity = {
-      imageId,
-      domainNo,
-      touched: new ImageAccounting(accounting, this.#options.workerNo),
+    try {
+      this.#views.set(key, this.#view(key, descriptor))
+    } catch (error) {
+      this.#options.rpc.notify(MAIN_CALLS.CLOSE_IMAGE, domain, digest)
+      throw error
     }
-    const { reader } = this.#options
-    const onUnused = () => this.#released(key)
-    this.#views.set(
-      key,
-      new ImageView({
-        domain,
-        digest,
-        record,
-        maps,
-        blobs,
-        identity,
-        reader,
-        caches: this.#caches,
-        onUnused,
-      }),
-    )
+  }
+
+  /** @throws ERR_IMAGE_RECORD_INVALID */
+  #view(key: string, descriptor: ImageDescriptor): ImageView {
+    const { domain, digest, record, maps, blobs, imageId, domainNo } = descriptor
+    const { reader, workerNo } = this.#options
+    const touched = new ImageAccounting(descriptor.accounting, workerNo)
+    return new ImageView({
+      domain,
+      digest,
+      record,
+      maps,
+      blobs,
+      identity: { imageId, domainNo, touched },
+      reader,
+      caches: this.#caches,
+      onUnused: () => this.#released(key),
+    })
   }
 
   #released(key: string): void {
@@ -142,6 +149,6 @@ export class WorkerDataPlane implements DataPlane {
     const view = this.#views.get(key)
     this.#idle.delete(key)
     this.#views.delete(key)
-    if (view) void this.#options.rpc.call(MAIN_CALLS.CLOSE_IMAGE, view.domain, view.digest)
+    if (view) this.#options.rpc.notify(MAIN_CALLS.CLOSE_IMAGE, view.domain, view.digest)
   }
 }

@@ -12,6 +12,10 @@ export const SERVER_ERRORS = defineErrors({
     exit: 1,
     doc: 'The server could not listen on an address: it is taken, or not of this machine.',
   },
+  ERR_SERVER_DRAIN: {
+    exit: 1,
+    doc: 'The server was told to stop, and something was not finished when its time to drain was over; it was cut.',
+  },
   ERR_SERVER_THREAD: {
     exit: 1,
     doc: 'A thread of the server ended unexpectedly; the process ends so that a supervisor restarts it.',

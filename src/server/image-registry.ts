@@ -1,12 +1,12 @@
 /**
  * Which images are open, for main: their maps in shared memory, the numbers that the keeper knows their
  * blobs by, and their accounting. Workers hold what their clients have open; maps that nobody holds are
- * kept while there is room for them.
+ * kept while there is room for them. Room for a map is taken before the map is read.
  */
 import type { ImageAccountingMemory, KeeperClient } from '../cache/index.ts'
 import { createImageAccounting, ImageAccounting, MAX_IMAGE_ID } from '../cache/index.ts'
 import type { Digest } from '../core/index.ts'
-import { AppError, formatSize, MIB } from '../core/index.ts'
+import { AppError, formatSize, isAppError, MIB } from '../core/index.ts'
 import type { ImageRecord, ViewBlob } from '../images/index.ts'
 import { decodeImageRecord, planBlobs } from '../images/index.ts'
 import type { DeviceMap, Store } from '../store/index.ts'
@@ -44,8 +44,13 @@ interface Entry {
 /** Share of the cache that maps may take beside it, and the least that they get. */
 const MAP_SHARE = 0.05
 const MIN_MAP_BYTES = 32 * MIB
-/** Images accounted in one epoch; their bitmaps stay until the epoch ends. */
+/**
+ * Images accounted in one epoch, and what their bitmaps (4 bits for each page) may take. Beyond it the image
+ * that has been closed longest is forgotten: its figures leave the reports, sums over all images stay right.
+ */
 const MAX_KNOWN_IMAGES = 65_536
+const ACCOUNTING_SHARE = 0.02
+const MIN_ACCOUNTING_BYTES = 16 * MIB
 
 export interface ImageRegistryOptions {
   readonly store: Store
@@ -54,22 +59,33 @@ export interface ImageRegistryOptions {
   /** Data workers, each of which counts shared hits of its own. */
   readonly workers: number
   readonly cacheBytes: number
+  /**
+   * Asks every worker to close the images that it only keeps for the next client; resolves when they are closed.
+   */
+  readonly releaseIdle: () => Promise<void>
 }
 
 export class ImageRegistry {
   readonly #options: ImageRegistryOptions
   readonly #mapBudget: number
+  readonly #accountingBudget: number
   /** In the order of last use. */
   readonly #entries = new Map<string, Entry>()
   readonly #opening = new Map<string, Promise<Entry>>()
   readonly #known = new Map<string, KnownImage>()
   readonly #blobNos = new Map<string, number>()
+  /** Of the entries, and of maps that are being read. */
   #mapBytes = 0
+  #accountingBytes = 0
   #lastImageId = 0
 
   constructor(options: ImageRegistryOptions) {
     this.#options = options
     this.#mapBudget = Math.max(MIN_MAP_BYTES, Math.floor(options.cacheBytes * MAP_SHARE))
+    this.#accountingBudget = Math.max(
+      MIN_ACCOUNTING_BYTES,
+      Math.floor(options.cacheBytes * ACCOUNTING_SHARE),
+    )
   }
 
   get mapBytes(): number {
@@ -87,7 +103,7 @@ export class ImageRegistry {
 
   /**
    * Opens an image for a worker, which must close it as often as it opened it.
-   * @throws ERR_IMAGE_NOT_FOUND, ERR_MAPS_EXHAUSTED, ERR_STORE_*
+   * @throws ERR_IMAGE_NOT_FOUND, ERR_MAPS_EXHAUSTED, ERR_METADATA_LIMIT, ERR_STORE_*
    */
   async open(domain: string, digest: Digest, worker: number): Promise<ImageDescriptor> {
     const key = keyOf(domain, digest)
@@ -113,9 +129,7 @@ export class ImageRegistry {
   /** Forgets the accounting of images that nobody has open: their figures were of the last epoch. */
   async startEpoch(): Promise<void> {
     for (const [key, known] of this.#known) {
-      if (this.#entries.has(key)) continue
-      this.#known.delete(key)
-      await this.#options.keeper.unregisterImage(known.imageId)
+      if (!this.#inUse(key)) await this.#forget(key, known)
     }
   }
 
@@ -125,12 +139,23 @@ export class ImageRegistry {
       await running
       return
     }
-    const opening = this.#load(key, domain, digest)
+    const opening = this.#loadWithRoom(key, domain, digest)
     this.#opening.set(key, opening)
     try {
       await opening
     } finally {
       this.#opening.delete(key)
+    }
+  }
+
+  /** Maps that only idle views of workers hold are let go before an image is turned away. */
+  async #loadWithRoom(key: string, domain: string, digest: Digest): Promise<Entry> {
+    try {
+      return await this.#load(key, domain, digest)
+    } catch (error) {
+      if (!isAppError(error) || error.code !== 'ERR_MAPS_EXHAUSTED') throw error
+      await this.#options.releaseIdle()
+      return await this.#load(key, domain, digest)
     }
   }
 
@@ -140,25 +165,46 @@ export class ImageRegistry {
     if (!bytes)
       throw new AppError('ERR_IMAGE_NOT_FOUND', `no image ${digest} in domain '${domain}'`)
     const record = decodeImageRecord(bytes, digest)
-    const maps: DeviceMap[] = []
-    let mapBytes = 0
-    for (const device of record.devices) {
-      const allocate = (size: number): Uint8Array => new Uint8Array(new SharedArrayBuffer(size))
-      const stored = await store.maps.require(device.sha256, { allocate })
-      maps.push(stored.map)
-      mapBytes += stored.bytes.byteLength
+    let taken = 0
+    const allocate = (size: number): Uint8Array => {
+      this.#takeRoom(size)
+      taken += size
+      return new Uint8Array(new SharedArrayBuffer(size))
     }
-    this.#makeRoom(mapBytes)
-    const { blobs: planned, pages } = planBlobs(maps, this.#options.frameSize)
-    const opened = await this.#options.keeper.openBlobs(
+    try {
+      const maps: DeviceMap[] = []
+      for (const device of record.devices) {
+        maps.push((await store.maps.require(device.sha256, { allocate })).map)
+      }
+      const descriptor = await this.#describe(key, domain, digest, record, maps)
+      const entry: Entry = { descriptor, mapBytes: taken, holders: new Map() }
+      this.#entries.set(key, entry)
+      return entry
+    } catch (error) {
+      this.#mapBytes -= taken
+      throw error
+    }
+  }
+
+  async #describe(
+    key: string,
+    domain: string,
+    digest: Digest,
+    record: ImageRecord,
+    maps: readonly DeviceMap[],
+  ): Promise<ImageDescriptor> {
+    const { keeper, frameSize } = this.#options
+    const { blobs: planned, pages } = planBlobs(maps, frameSize)
+    const opened = await keeper.openBlobs(
       planned.map(({ digest: blob, size }) => ({ domain, digest: blob, size })),
     )
     const blobs = planned.map((blob, i) => ({ ...blob, blobNo: opened[i]?.blobNo ?? 0 }))
     for (const { digest: blob, blobNo } of blobs) this.#blobNos.set(keyOf(domain, blob), blobNo)
     const { imageId, accounting } = await this.#register(key, domain, digest, pages, blobs)
-    const descriptor: ImageDescriptor = {
+    const domainNo = opened[0]?.domainNo ?? 0
+    return {
       domain,
-      domainNo: opened[0]?.domainNo ?? 0,
+      domainNo,
       digest,
       record,
       imageId,
@@ -166,24 +212,18 @@ export class ImageRegistry {
       maps,
       blobs,
     }
-    const entry: Entry = { descriptor, mapBytes, holders: new Map() }
-    this.#entries.set(key, entry)
-    this.#mapBytes += mapBytes
-    return entry
   }
 
   async #register(key: string, domain: string, digest: Digest, pages: number, blobs: ViewBlob[]) {
     const known = this.#known.get(key)
-    if (known) return known
-    if (this.#lastImageId >= MAX_IMAGE_ID || this.#known.size >= MAX_KNOWN_IMAGES) {
-      throw new AppError(
-        'ERR_METADATA_LIMIT',
-        `${this.#known.size} images have been opened in this epoch`,
-      )
+    if (known) {
+      this.#known.delete(key)
+      this.#known.set(key, known)
+      return known
     }
-    const imageId = ++this.#lastImageId
     const memory = createImageAccounting(pages, this.#options.workers)
-    await this.#options.keeper.registerImage(imageId, memory)
+    await this.#takeAccounting(memory.buffer.byteLength)
+    const imageId = ++this.#lastImageId
     const made: KnownImage = {
       domain,
       digest,
@@ -192,23 +232,60 @@ export class ImageRegistry {
       blobs,
     }
     this.#known.set(key, made)
+    await this.#options.keeper.registerImage(imageId, memory)
     return made
   }
 
-  #makeRoom(bytes: number): void {
+  /** @throws ERR_METADATA_LIMIT */
+  async #takeAccounting(bytes: number): Promise<void> {
+    if (this.#lastImageId >= MAX_IMAGE_ID) throw tooManyImages(this.#lastImageId)
+    while (
+      this.#known.size >= MAX_KNOWN_IMAGES ||
+      this.#accountingBytes + bytes > this.#accountingBudget
+    ) {
+      const oldest = this.#oldestClosed()
+      if (!oldest) throw tooManyImages(this.#known.size)
+      await this.#forget(...oldest)
+    }
+    this.#accountingBytes += bytes
+  }
+
+  #oldestClosed(): [string, KnownImage] | undefined {
+    for (const known of this.#known) if (!this.#inUse(known[0])) return known
+    return undefined
+  }
+
+  #inUse(key: string): boolean {
+    return this.#entries.has(key) || this.#opening.has(key)
+  }
+
+  async #forget(key: string, { imageId, accounting }: KnownImage): Promise<void> {
+    this.#known.delete(key)
+    this.#accountingBytes -= accounting.memory.buffer.byteLength
+    await this.#options.keeper.unregisterImage(imageId)
+  }
+
+  /** @throws ERR_MAPS_EXHAUSTED */
+  #takeRoom(bytes: number): void {
     for (const [key, entry] of this.#entries) {
-      if (this.#mapBytes + bytes <= this.#mapBudget) return
+      if (this.#mapBytes + bytes <= this.#mapBudget) break
       if (entry.holders.size > 0) continue
       this.#entries.delete(key)
       this.#mapBytes -= entry.mapBytes
     }
-    if (this.#mapBytes + bytes <= this.#mapBudget) return
-    throw new AppError(
-      'ERR_MAPS_EXHAUSTED',
-      `the maps of an image take ${formatSize(bytes)}, and ${formatSize(this.#mapBytes)} of ${formatSize(this.#mapBudget)} are in use`,
-      { hint: 'give the server a larger --cache-size' },
-    )
+    if (this.#mapBytes + bytes > this.#mapBudget) {
+      throw new AppError(
+        'ERR_MAPS_EXHAUSTED',
+        `a map of an image takes ${formatSize(bytes)}, and ${formatSize(this.#mapBytes)} of ${formatSize(this.#mapBudget)} are in use`,
+        { hint: 'give the server a larger --cache-size' },
+      )
+    }
+    this.#mapBytes += bytes
   }
+}
+
+function tooManyImages(count: number): AppError {
+  return new AppError('ERR_METADATA_LIMIT', `${count} images have been opened in this epoch`)
 }
 
 function keyOf(domain: string, digest: Digest): string {

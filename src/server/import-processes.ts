@@ -1,18 +1,17 @@
 /**
  * Import processes: each runs one piece of heavy work (cut and store an image, hash an upload) at the lowest
  * priority, so that neither its CPU nor its disk reads delay a client. A few run at once, the others wait
- * their turn.
+ * their turn. None outlives the owner of this object.
  */
 import type { ChildProcess } from 'node:child_process'
 import { fork } from 'node:child_process'
-import { once } from 'node:events'
 import { constants, setPriority } from 'node:os'
 
 import type { ErrorRecord } from '../core/index.ts'
 import { AppError, fromErrorRecord, siblingModule } from '../core/index.ts'
 
 const MAX_WAITING = 256
-/** A process that was told to stop and does not is killed after this long. */
+/** A process that was told to stop, or has given its result, and does not end is killed after this long. */
 const STOP_GRACE_MS = 5000
 
 export interface ProcessProgress {
@@ -31,16 +30,29 @@ export interface RunProcessOptions {
 
 interface Waiting {
   readonly start: () => void
-  readonly cancel: () => void
 }
 
-export class ImportProcesses {
+export interface ImportProcessesOptions {
+  /** Processes at once. */
+  readonly concurrency: number
+  /** What is run: the import process unless a test says otherwise. */
+  readonly module?: URL
+  readonly stopGraceMs?: number
+}
+
+export class ImportProcesses implements AsyncDisposable {
   readonly #concurrency: number
+  readonly #module: URL
+  readonly #stopGraceMs: number
   readonly #waiting: Waiting[] = []
+  readonly #close = new AbortController()
+  readonly #ends = new Set<Promise<unknown>>()
   #running = 0
 
-  constructor(concurrency: number) {
-    this.#concurrency = concurrency
+  constructor(options: ImportProcessesOptions) {
+    this.#concurrency = options.concurrency
+    this.#module = options.module ?? siblingModule(import.meta.url, '../images/import-process')
+    this.#stopGraceMs = options.stopGraceMs ?? STOP_GRACE_MS
   }
 
   get waiting(): number {
@@ -55,19 +67,31 @@ export class ImportProcesses {
     start: Readonly<Record<string, unknown>>,
     options: RunProcessOptions = {},
   ): Promise<T> {
-    await this.#turn(options.signal)
+    const signal = AbortSignal.any([
+      this.#close.signal,
+      ...(options.signal === undefined ? [] : [options.signal]),
+    ])
+    await this.#turn(signal)
+    const running = this.#runProcess(start, { ...options, signal })
+    this.#ends.add(running)
     try {
-      options.onStart?.()
-      return (await runProcess(start, options)) as T
+      return (await running) as T
     } finally {
+      this.#ends.delete(running)
       this.#running--
       this.#waiting.shift()?.start()
     }
   }
 
+  /** Cancels what runs and waits; resolves when no process is left. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#close.abort()
+    await Promise.allSettled(this.#ends)
+  }
+
   /** Resolves with a place taken. */
-  async #turn(signal: AbortSignal | undefined): Promise<void> {
-    if (signal?.aborted === true) throw cancelled()
+  async #turn(signal: AbortSignal): Promise<void> {
+    if (signal.aborted) throw cancelled()
     if (this.#running < this.#concurrency) {
       this.#running++
       return
@@ -81,79 +105,108 @@ export class ImportProcesses {
     const turn = Promise.withResolvers<void>()
     const entry: Waiting = {
       start: () => {
+        signal.removeEventListener('abort', cancel)
         this.#running++
         turn.resolve()
       },
-      cancel: () => {
-        this.#waiting.splice(this.#waiting.indexOf(entry), 1)
-        turn.reject(cancelled())
-      },
+    }
+    const cancel = (): void => {
+      this.#waiting.splice(this.#waiting.indexOf(entry), 1)
+      turn.reject(cancelled())
     }
     this.#waiting.push(entry)
-    signal?.addEventListener('abort', entry.cancel, { once: true })
+    signal.addEventListener('abort', cancel, { once: true })
     await turn.promise
-    signal?.removeEventListener('abort', entry.cancel)
+  }
+
+  async #runProcess(
+    start: Readonly<Record<string, unknown>>,
+    { signal, onStart, onProgress }: RunProcessOptions & { readonly signal: AbortSignal },
+  ): Promise<unknown> {
+    if (signal.aborted) throw cancelled()
+    onStart?.()
+    const child = fork(this.#module, {
+      serialization: 'advanced',
+      stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
+      execArgv: [],
+      env: { ...process.env, UV_THREADPOOL_SIZE: '2' },
+    })
+    const exited = new Promise<void>((resolve) => child.once('exit', () => resolve()))
+    const result = outcome(child, signal, onProgress)
+    const stop = (): void => stopChild(child, this.#stopGraceMs)
+    signal.addEventListener('abort', stop, { once: true })
+    try {
+      if (child.pid !== undefined) {
+        lowerPriority(child.pid)
+        child.send({ type: 'start', ...start })
+      }
+      return await result
+    } finally {
+      signal.removeEventListener('abort', stop)
+      if (child.connected) child.disconnect()
+      if (isAlive(child)) await endInTime(child, exited, this.#stopGraceMs)
+    }
   }
 }
 
-async function runProcess(
-  start: Readonly<Record<string, unknown>>,
-  options: RunProcessOptions,
+function outcome(
+  child: ChildProcess,
+  signal: AbortSignal,
+  onProgress: RunProcessOptions['onProgress'],
 ): Promise<unknown> {
-  const child = fork(siblingModule(import.meta.url, '../images/import-process'), {
-    serialization: 'advanced',
-    stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
-    execArgv: [],
-    env: { ...process.env, UV_THREADPOOL_SIZE: '2' },
-  })
-  const exited = once(child, 'exit')
-  if (child.pid !== undefined) lowerPriority(child.pid)
-  const stop = (): void => stopChild(child)
-  options.signal?.addEventListener('abort', stop, { once: true })
-  try {
-    child.send({ type: 'start', ...start })
-    return await outcome(child, options)
-  } finally {
-    options.signal?.removeEventListener('abort', stop)
-    if (child.connected) child.disconnect()
-    if (child.exitCode === null && child.signalCode === null && child.pid !== undefined)
-      await exited
-  }
-}
-
-function outcome(child: ChildProcess, options: RunProcessOptions): Promise<unknown> {
   const result = Promise.withResolvers<unknown>()
   child.on('message', (message: Readonly<Record<string, unknown>>) => {
-    if (message['type'] === 'progress') options.onProgress?.(message as unknown as ProcessProgress)
+    if (message['type'] === 'progress') onProgress?.(message as unknown as ProcessProgress)
     else if (message['type'] === 'done') result.resolve(message['report'])
     else if (message['type'] === 'failed')
       result.reject(fromErrorRecord(message['error'] as ErrorRecord))
   })
+  // Not started (no memory, no process left), or its channel broke because it ended.
   child.on('error', (cause) => {
     result.reject(
       new AppError('ERR_IMPORT_PROCESS', 'the import process could not be run', { cause }),
     )
   })
-  child.on('exit', (code, signal) => {
-    if (options.signal?.aborted === true) result.reject(cancelled())
-    const why = signal === null ? `exit code ${code}` : `signal ${signal}`
+  child.on('exit', (code, killedBy) => {
+    if (signal.aborted) result.reject(cancelled())
+    const why = killedBy === null ? `exit code ${code}` : `signal ${killedBy}`
+    const hint = killedBy === 'SIGKILL' ? { hint: 'the machine may be short of memory' } : {}
     result.reject(
-      new AppError('ERR_IMPORT_PROCESS', `the import process ended with ${why} and no result`),
+      new AppError(
+        'ERR_IMPORT_PROCESS',
+        `the import process ended with ${why} and no result`,
+        hint,
+      ),
     )
   })
   return result.promise
+}
+
+function isAlive(child: ChildProcess): boolean {
+  return child.pid !== undefined && child.exitCode === null && child.signalCode === null
 }
 
 function cancelled(): AppError {
   return new AppError('ERR_ABORTED', 'the operation was cancelled')
 }
 
-function stopChild(child: ChildProcess): void {
-  if (child.exitCode !== null) return
+function stopChild(child: ChildProcess, graceMs: number): void {
+  if (!isAlive(child)) return
   child.kill('SIGTERM')
-  const timer = setTimeout(() => child.kill('SIGKILL'), STOP_GRACE_MS)
+  const timer = setTimeout(() => child.kill('SIGKILL'), graceMs)
   timer.unref()
   child.once('exit', () => clearTimeout(timer))
+}
+
+/** Its channel is closed, so it has nothing left to do. */
+async function endInTime(
+  child: ChildProcess,
+  exited: Promise<void>,
+  graceMs: number,
+): Promise<void> {
+  const timer = setTimeout(() => child.kill('SIGKILL'), graceMs)
+  await exited
+  clearTimeout(timer)
 }
 
 function lowerPriority(pid: number): void {

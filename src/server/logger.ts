@@ -80,8 +80,10 @@ function writePretty(line: string): void {
   const fields = Object.entries(record)
     .filter(([key]) => !HIDDEN.has(key))
     .map(([key, value]) => `${key}=${typeof value === 'string' ? value : JSON.stringify(value)}`)
-  const head = `${time} ${styleText(COLOURS[level] ?? 'green', label)} ${String(record['subsystem'] ?? '')}`
-  writeLine(
-    `${head} ${String(record['msg'] ?? '')}${fields.length > 0 ? ` ${fields.join(' ')}` : ''}\n`,
-  )
+  const words = [time, styleText(COLOURS[level] ?? 'green', label), textOf(record['subsystem'])]
+  writeLine(`${[...words, textOf(record['msg']), ...fields].join(' ')}\n`)
+}
+
+function textOf(value: unknown): string {
+  return typeof value === 'string' ? value : ''
 }

@@ -23,6 +23,8 @@ export interface NbdExportsOptions {
   readonly defaultExport?: string
   /** A page that could not be served: the client has been told EIO. */
   readonly onReadError: (error: unknown, exportName: string) => void
+  /** An export that exists could not be opened through no fault of the client, who has been refused. */
+  readonly onOpenError: (error: unknown, exportName: string) => void
 }
 
 /** What an open export consists of. */
@@ -42,15 +44,18 @@ export class NbdExports implements ExportProvider {
   }
 
   async open(name: string, _context: ConnectionContext): Promise<NbdExport> {
+    const { defaultExport, onReadError, onOpenError } = this.#options
+    const asked = name === '' ? defaultExport : name
+    if (asked === undefined) {
+      throw new NbdOpenError('UNKNOWN', 'this server has no default export, expected a name.')
+    }
     try {
-      const opened = await this.#open(
-        parseExportName(name === '' ? (this.#options.defaultExport ?? '') : name),
-        name,
-      )
-      return new HandleExport(opened, this.#options.onReadError)
+      return new HandleExport(await this.#open(parseExportName(asked), asked), onReadError)
     } catch (error) {
-      if (isAppError(error)) throw openError(error)
-      throw error
+      if (!isAppError(error)) throw error
+      const refusal = refusalOf(error)
+      if (refusal === 'PLATFORM') onOpenError(error, asked)
+      throw new NbdOpenError(refusal, sentenceOf(error))
     }
   }
 
@@ -190,9 +195,13 @@ class HandleExport implements NbdExport {
   }
 }
 
-function openError(error: AppError): NbdOpenError {
-  const text = error.hint === undefined ? `${error.message}.` : `${error.message}; ${error.hint}.`
+/** NBD proto: "Option reply types". What is not the client's doing is the platform's. */
+function refusalOf(error: AppError): 'PLATFORM' | 'POLICY' | 'UNKNOWN' {
   const status = error.definition?.http ?? 500
-  if (status >= 500) return new NbdOpenError('PLATFORM', text)
-  return new NbdOpenError('UNKNOWN', text)
+  if (status >= 500) return 'PLATFORM'
+  return status === 403 ? 'POLICY' : 'UNKNOWN'
+}
+
+function sentenceOf({ message, hint }: AppError): string {
+  return hint === undefined ? `${message}.` : `${message}; ${hint}.`
 }

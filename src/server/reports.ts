@@ -20,7 +20,7 @@ import { readHttpCounters } from './http/index.ts'
 import type { ImageRegistry } from './image-registry.ts'
 import type { ImportProcesses } from './import-processes.ts'
 import type { Jobs } from './jobs.ts'
-import type { MetricsSnapshot } from './metrics/definition.ts'
+import type { AccountedImage, MetricsSnapshot } from './metrics/definition.ts'
 import type { ServerSummary } from './run-options.ts'
 import type { UsageIndex } from './usage-index.ts'
 import { COMMIT, VERSION } from './version.ts'
@@ -90,26 +90,15 @@ export class Reports {
   }
 
   async sharing(only: string | undefined): Promise<Sharing> {
-    const { memory, keeper, registry, catalogue, usage } = this.#options
+    const { memory, keeper, usage } = this.#options
     const totals = await keeper.accounting()
-    const names = await catalogue.firstTags()
     const resident = usage.residentPages()
     const images: SharingRow[] = []
-    for (const known of registry.known()) {
-      if (only !== undefined && known.domain !== only) continue
-      const touchedBytes = known.accounting.touchedBytes(totals.epoch)
-      const addedBytes = known.accounting.addedBytes(totals.epoch)
-      const { domain, digest } = known
-      const ref = names.get(`${domain}/${digest}`) ?? `${domain}@${digest}`
-      images.push({
-        ref,
-        domain,
-        digest,
-        touchedBytes,
-        addedBytes,
-        sharedHits: known.accounting.sharedHits(totals.epoch),
-        residentBytes: await usage.residentBytes(domain, digest, resident),
-      })
+    for (const row of await this.#accounted(totals.epoch)) {
+      if (only !== undefined && row.domain !== only) continue
+      const { tag, ...figures } = row
+      const residentBytes = await usage.residentBytes(row.domain, row.digest, resident)
+      images.push({ ...figures, ref: tag ?? `${row.domain}@${row.digest}`, residentBytes })
     }
     return {
       epochStartedAt: new Date(this.#epochStartedAt).toISOString(),
@@ -132,6 +121,7 @@ export class Reports {
   async metricsSnapshot(): Promise<MetricsSnapshot> {
     const { memory, keeper, counters, registry, jobs, processes, catalogue } = this.#options
     const sums = sumCacheCounters(memory)
+    const { epoch, unattributedBytes } = await keeper.accounting()
     const domains = (await keeper.domains()).map(
       ([domain, no]) => [domain, domainStats(sums, no)] as const,
     )
@@ -146,7 +136,8 @@ export class Reports {
       pinnedBytes: pinnedBytes(memory),
       nbd: sumCounters(counters.nbd),
       http: readHttpCounters(sumCounters(counters.http)),
-      sharing: await this.sharing(undefined),
+      accounted: await this.#accounted(epoch),
+      unattributedBytes,
       images: (await catalogue.tagged()).length,
       mapBytes: registry.mapBytes,
       imports: jobs.ended,
@@ -156,6 +147,22 @@ export class Reports {
 
   diskUsage(only: string | undefined): Promise<DiskUsage> {
     return this.#options.usage.report(only)
+  }
+
+  async #accounted(epoch: number): Promise<AccountedImage[]> {
+    const { registry, catalogue } = this.#options
+    const tags = await catalogue.firstTags()
+    return Array.from(registry.known(), ({ domain, digest, accounting }) => {
+      const tag = tags.get(`${domain}/${digest}`)
+      return {
+        domain,
+        digest,
+        ...(tag === undefined ? {} : { tag }),
+        touchedBytes: accounting.touchedBytes(epoch),
+        addedBytes: accounting.addedBytes(epoch),
+        sharedHits: accounting.sharedHits(epoch),
+      }
+    })
   }
 
   /** For the last line of a server; the keeper need not answer any more. */

@@ -1,7 +1,8 @@
 /**
- * Requests and answers between the threads of one process, over a MessagePort. Both ends may call. A call
- * is answered or failed exactly once; the number of calls under way is bounded. What is called decides on
- * deadlines: the other end is a thread of this process, and its end is the end of the process.
+ * Requests, answers and notices between the threads of one process, over a MessagePort. Both ends may call.
+ * A call is answered or failed exactly once; the number of calls under way is bounded. Messages arrive in the
+ * order in which they were sent. What is called decides on deadlines: the other end is a thread of this
+ * process, and its end is the end of the process.
  */
 import type { MessagePort, Worker } from 'node:worker_threads'
 
@@ -21,6 +22,12 @@ type RpcPort = Pick<MessagePort | Worker, 'postMessage'> & {
 interface CallMessage {
   readonly rpc: 'call'
   readonly id: number
+  readonly method: string
+  readonly args: unknown[]
+}
+/** A call that nobody waits for. */
+interface NoticeMessage {
+  readonly rpc: 'notice'
   readonly method: string
   readonly args: unknown[]
 }
@@ -62,9 +69,15 @@ export class RpcPeer {
     }
     const id = this.#nextId++
     return new Promise<T>((resolve, reject) => {
-      this.#pending.set(id, { resolve: resolve as (value: unknown) => void, reject })
       this.#port.postMessage({ rpc: 'call', id, method, args } satisfies CallMessage)
+      this.#pending.set(id, { resolve: resolve as (value: unknown) => void, reject })
     })
+  }
+
+  /** Tells the other end something and wants no answer. Nothing happens once this end is closed. */
+  notify(method: string, ...args: unknown[]): void {
+    if (this.#closed) return
+    this.#port.postMessage({ rpc: 'notice', method, args } satisfies NoticeMessage)
   }
 
   /** Fails everything under way and all later calls. */
@@ -75,17 +88,27 @@ export class RpcPeer {
   }
 
   #receive(message: unknown): void {
-    if (isCall(message)) void this.#serve(message)
-    else if (isAnswer(message)) this.#settle(message)
+    if (is<CallMessage>(message, 'call')) void this.#serve(message)
+    else if (is<AnswerMessage>(message, 'answer')) this.#settle(message)
+    else if (is<NoticeMessage>(message, 'notice')) this.#take(message)
+  }
+
+  /** An error in here is a bug of this process and ends the thread: there is nobody to tell. */
+  #take({ method, args }: NoticeMessage): void {
+    this.#handler(method)(...args)
+  }
+
+  /** @throws ERR_INTERNAL */
+  #handler(method: string): (...args: unknown[]) => unknown {
+    const handler = this.#handlers[method]
+    if (handler) return handler as (...args: unknown[]) => unknown
+    throw new AppError('ERR_INTERNAL', `no handler for '${method}' between threads`)
   }
 
   async #serve(message: CallMessage): Promise<void> {
     const { id } = message
     try {
-      const handler = this.#handlers[message.method]
-      if (!handler)
-        throw new AppError('ERR_INTERNAL', `no handler for '${message.method}' between threads`)
-      const value = await (handler as (...args: unknown[]) => unknown)(...message.args)
+      const value = await this.#handler(message.method)(...message.args)
       this.#port.postMessage({ rpc: 'answer', id, value } satisfies AnswerMessage)
     } catch (error) {
       this.#port.postMessage({
@@ -105,14 +128,6 @@ export class RpcPeer {
   }
 }
 
-function isCall(message: unknown): message is CallMessage {
-  return (
-    typeof message === 'object' && message !== null && 'rpc' in message && message.rpc === 'call'
-  )
-}
-
-function isAnswer(message: unknown): message is AnswerMessage {
-  return (
-    typeof message === 'object' && message !== null && 'rpc' in message && message.rpc === 'answer'
-  )
+function is<M extends { readonly rpc: string }>(message: unknown, kind: M['rpc']): message is M {
+  return typeof message === 'object' && message !== null && 'rpc' in message && message.rpc === kind
 }

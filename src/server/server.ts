@@ -6,11 +6,13 @@ import { availableParallelism } from 'node:os'
 
 import type { FrameSize } from '../cache/index.ts'
 import { createCacheMemory } from '../cache/index.ts'
-import { createCounterMemory, formatDuration, formatSize } from '../core/index.ts'
+import { AppError, createCounterMemory, formatDuration, formatSize } from '../core/index.ts'
 import { NBD_COUNTER_NAMES } from 'nbd-server-ts'
 import { openStore } from '../store/index.ts'
+import { clearSocketPath, requireFree } from './addresses.ts'
 import type { ListenAddress, ServerConfig } from './config.ts'
 import { Catalogue } from './catalogue.ts'
+import { createConnectionGate } from './connection-gate.ts'
 import { MainControlPlane } from './control.ts'
 import { controlHandlers } from './control-client.ts'
 import { HTTP_COUNTER_COLUMNS } from './http/counters.ts'
@@ -29,12 +31,12 @@ import { Uploads } from './uploads.ts'
 import { UsageIndex } from './usage-index.ts'
 import { VERSION } from './version.ts'
 
-/** From the first signal to the end of the process at the latest. */
-const DRAIN_DEADLINE_MS = 30_000
+/** A thread that does not answer is given up this long after the time to drain is over. */
+const DRAIN_GRACE_MS = 2000
 
 /**
  * Runs a server until its signal is aborted; everything is closed when this returns.
- * @throws ERR_STORE_LOCKED, ERR_SERVER_LISTEN, ERR_SERVER_THREAD, ERR_CACHE_TOO_SMALL
+ * @throws ERR_STORE_LOCKED, ERR_SERVER_LISTEN, ERR_SERVER_THREAD, ERR_SERVER_DRAIN, ERR_CACHE_TOO_SMALL
  */
 export async function runServer(
   config: ServerConfig,
@@ -61,7 +63,10 @@ export async function runServer(
     threads: config.workers,
     allowTiny: config.allowTinyCache,
   })
-  await using threads = new Threads(memory, (error) => death.reject(error))
+  await using threads = new Threads(memory, (error) => {
+    logger.fatal({ event: 'server.thread_died', code: error.code, err: error }, error.message)
+    death.reject(error)
+  })
   threads.startFill(store.dataDir, log)
   const counters = createFrontCounters(config.workers)
   const { keeper } = threads
@@ -71,13 +76,19 @@ export async function runServer(
     frameSize: memory.frameSize,
     workers: config.workers,
     cacheBytes: config.cacheSize,
+    releaseIdle: () => threads.releaseIdle(),
   })
-  const catalogue = new Catalogue(store)
+  const catalogue = new Catalogue(store, loggers.child('images:list'))
   const epoch = new Int32Array(new SharedArrayBuffer(4))
-  const processes = new ImportProcesses(Math.max(1, Math.floor(availableParallelism() / 2)))
   const importLog = loggers.child('images:import')
-  const jobs = new Jobs({ processes, onLog: (fields, message) => importLog.warn(fields, message) })
-  await using uploads = new Uploads(store)
+  await using uploads = new Uploads(store, {
+    onError: (error) =>
+      importLog.error({ event: 'upload.cleanup_failed', err: error }, 'an upload was not removed'),
+  })
+  await using processes = new ImportProcesses({
+    concurrency: Math.max(1, Math.floor(availableParallelism() / 2)),
+  })
+  const jobs = new Jobs({ processes, logger: importLog })
   const reports = new Reports({
     memory,
     keeper,
@@ -101,12 +112,17 @@ export async function runServer(
     epoch,
   })
   const metrics = new Metrics(() => reports.metricsSnapshot())
+  const gates = {
+    nbdGate: createConnectionGate(config.maxConnections, config.maxConnectionsPerPeer),
+    httpGate: createConnectionGate(config.maxConnections, config.maxConnectionsPerPeer),
+  }
   for (let workerNo = 0; workerNo < config.workers; workerNo++) {
     const setup = {
       workerNo,
       config,
       nbdCounters: counters.nbd,
       httpCounters: counters.http,
+      ...gates,
       epoch: epoch.buffer,
       log,
       version: VERSION,
@@ -137,13 +153,37 @@ export async function runServer(
     'draining: no new connections, finishing what is in flight',
   )
   control.drain()
-  await Promise.all([threads.drain(DRAIN_DEADLINE_MS), jobs.close()])
+  const cut = await Promise.race([drain(threads, jobs, config.drainTimeoutMs), death.promise])
   const summary = reports.summary()
   logger.info(
     { event: 'server.stopped', ...summary },
     `served ${formatSize(summary.servedBytes)} in ${formatDuration(summary.uptimeMs)}`,
   )
   options.onStopped?.(summary)
+  if (cut !== undefined) {
+    logger.error(
+      { event: 'server.drain_cut', cut },
+      `cut after ${formatDuration(config.drainTimeoutMs)}`,
+    )
+    throw new AppError(
+      'ERR_SERVER_DRAIN',
+      `not finished after ${formatDuration(config.drainTimeoutMs)}, and cut: ${cut}`,
+      { hint: '--drain-timeout gives clients more time' },
+    )
+  }
+}
+
+/** Lets clients finish and cancels imports. @returns what had to be cut, in words */
+async function drain(threads: Threads, jobs: Jobs, timeoutMs: number): Promise<string | undefined> {
+  const late = Promise.withResolvers<undefined>()
+  const timer = setTimeout(() => late.resolve(undefined), timeoutMs + DRAIN_GRACE_MS)
+  const drained = Promise.all([threads.drain(timeoutMs), jobs.close()])
+  const [cut] = (await Promise.race([drained, late.promise])) ?? []
+  clearTimeout(timer)
+  if (cut === undefined) return 'threads or imports that did not end'
+  const { nbdConnections, httpConnections } = cut
+  if (nbdConnections + httpConnections === 0) return undefined
+  return `${nbdConnections} NBD and ${httpConnections} HTTP connections`
 }
 
 function createFrontCounters(workers: number): FrontCounters {
@@ -156,6 +196,9 @@ function createFrontCounters(workers: number): FrontCounters {
 async function listen(config: ServerConfig, threads: Threads): Promise<Omit<ReadyInfo, 'images'>> {
   const { http, nbd, nbdSocket } = config
   const socket = nbdSocket === undefined ? {} : { nbdSocket }
+  await requireFree(http, '--http')
+  await requireFree(nbd, '--nbd')
+  if (nbdSocket !== undefined) await clearSocketPath(nbdSocket)
   const ports = await threads.listen({ http, nbd, ...socket })
   return {
     version: VERSION,

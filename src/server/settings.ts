@@ -4,7 +4,8 @@
  * imports nothing, so that the command tree can be built from it at once.
  */
 
-export type SettingKind = 'text' | 'size' | 'address' | 'boolean' | 'workers' | 'choice'
+export type SettingKind =
+  'text' | 'size' | 'address' | 'boolean' | 'workers' | 'count' | 'duration' | 'choice'
 
 export interface Setting {
   readonly kind: SettingKind
@@ -95,6 +96,27 @@ export const SETTINGS = {
     default: 'auto',
     words: ['auto'],
     doc: 'threads that serve reads; auto: one less than the cores, at least 1',
+  }),
+  'connections.max': setting({
+    kind: 'count',
+    flag: 'max-connections',
+    placeholder: 'N',
+    default: '4096',
+    doc: 'connections at once of each protocol, NBD and HTTP; one more is closed at once',
+  }),
+  'connections.maxPerPeer': setting({
+    kind: 'count',
+    flag: 'max-connections-per-peer',
+    placeholder: 'N',
+    default: '1024',
+    doc: 'of these, connections of one IPv4 address or IPv6 /64',
+  }),
+  drainTimeout: setting({
+    kind: 'duration',
+    flag: 'drain-timeout',
+    placeholder: 'TIME',
+    default: '30s',
+    doc: 'from SIGTERM on, how long clients may take for replies that are under way',
   }),
   insecure: setting({
     kind: 'boolean',

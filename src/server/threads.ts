@@ -14,6 +14,7 @@ import type { RpcHandlers } from './rpc.ts'
 import { RpcPeer } from './rpc.ts'
 import type {
   DataWorkerSetup,
+  Drained,
   FillSetup,
   KeeperSetup,
   Listening,
@@ -64,11 +65,13 @@ export class Threads implements AsyncDisposable {
   }
 
   /** The first worker binds (port 0 becomes a port there), the others share its ports. */
-  async listen(request: ListenRequest): Promise<Listening> {
+  async listen(addresses: Omit<ListenRequest, 'shared'>): Promise<Listening> {
     const [first, ...others] = this.#workers
     if (!first) throw new RangeError('no workers')
+    const request: ListenRequest = { ...addresses, shared: others.length > 0 }
     const listening = await first.rpc.call<Listening>(WORKER_CALLS.LISTEN, request)
     const shared: ListenRequest = {
+      shared: true,
       http: { host: request.http.host, port: listening.httpPort },
       nbd: { host: request.nbd.host, port: listening.nbdPort },
     }
@@ -84,11 +87,22 @@ export class Threads implements AsyncDisposable {
     return all.flat()
   }
 
-  /** Finishes what is in flight and closes every connection. */
-  async drain(deadlineMs: number): Promise<void> {
-    await Promise.all(
-      this.#workers.map((worker) => worker.rpc.call(WORKER_CALLS.DRAIN, deadlineMs)),
+  /** Workers close the images that none of their clients has open. */
+  async releaseIdle(): Promise<void> {
+    await Promise.all(this.#workers.map(({ rpc }) => rpc.call(WORKER_CALLS.RELEASE_IDLE)))
+  }
+
+  /** Finishes what is in flight and closes every connection. @returns what had to be cut at the deadline */
+  async drain(deadlineMs: number): Promise<Drained> {
+    const all = await Promise.all(
+      this.#workers.map(({ rpc }) => rpc.call<Drained>(WORKER_CALLS.DRAIN, deadlineMs)),
     )
+    const sum = (of: (drained: Drained) => number): number =>
+      all.reduce((total, drained) => total + of(drained), 0)
+    return {
+      nbdConnections: sum((drained) => drained.nbdConnections),
+      httpConnections: sum((drained) => drained.httpConnections),
+    }
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -13,6 +13,8 @@ import type { StagedUpload, Store } from '../store/index.ts'
 const MAX_UPLOADS = 256
 /** A parked device whose image does not come is removed after this long. */
 const PARK_TTL_MS = 60 * 60 * 1000
+/** How often parked devices are looked at. */
+const EXPIRY_CHECK_MS = 60 * 1000
 /** A body that does not announce its size may take half of what is free. */
 const UNANNOUNCED_SHARE = 0.5
 const MIN_UNANNOUNCED_BYTES = MIB
@@ -32,14 +34,28 @@ interface Parked {
   readonly since: number
 }
 
+export interface UploadsOptions {
+  readonly parkTtlMs?: number
+  readonly checkMs?: number
+  /** Of a parked device that could not be removed. */
+  readonly onError: (error: unknown) => void
+}
+
 export class Uploads implements AsyncDisposable {
   readonly #store: Store
+  readonly #parkTtlMs: number
+  readonly #onError: (error: unknown) => void
+  readonly #timer: NodeJS.Timeout
   readonly #receiving = new Map<string, Upload>()
   readonly #parked = new Map<string, Parked>()
   #opening = 0
 
-  constructor(store: Store) {
+  constructor(store: Store, options: UploadsOptions) {
     this.#store = store
+    this.#parkTtlMs = options.parkTtlMs ?? PARK_TTL_MS
+    this.#onError = options.onError
+    this.#timer = setInterval(() => void this.#expire(), options.checkMs ?? EXPIRY_CHECK_MS)
+    this.#timer.unref()
   }
 
   /**
@@ -47,7 +63,6 @@ export class Uploads implements AsyncDisposable {
    * @throws ERR_STORE_FULL, ERR_UPLOADS_EXHAUSTED
    */
   async begin(domain: string, sizeBytes: number | undefined): Promise<Upload> {
-    await this.#expire()
     const count = this.#receiving.size + this.#parked.size + this.#opening
     if (count >= MAX_UPLOADS) {
       throw new AppError(
@@ -77,9 +92,11 @@ export class Uploads implements AsyncDisposable {
     return upload
   }
 
-  /** Keeps a finished upload under its digest until an import takes it. */
-  park(upload: Upload, digest: Digest): void {
-    this.#parked.set(upload.id, { upload, digest, since: Date.now() })
+  /** Keeps a finished upload under its digest until an import takes it; of two equal ones the later. */
+  async park(upload: Upload, digest: Digest): Promise<void> {
+    const before = this.takeParked(upload.domain, digest)
+    this.#parked.set(upload.id, { upload, digest, since: performance.now() })
+    await before?.staged[Symbol.asyncDispose]()
   }
 
   /** Takes a parked upload by digest, if there is one. */
@@ -100,6 +117,7 @@ export class Uploads implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    clearInterval(this.#timer)
     const all = [
       ...this.#receiving.values(),
       ...[...this.#parked.values()].map(({ upload }) => upload),
@@ -114,12 +132,17 @@ export class Uploads implements AsyncDisposable {
     return Math.max(MIN_UNANNOUNCED_BYTES, Math.floor(free * UNANNOUNCED_SHARE))
   }
 
+  /** Never rejects. */
   async #expire(): Promise<void> {
-    const now = Date.now()
+    const now = performance.now()
     for (const [id, { upload, since }] of this.#parked) {
-      if (now - since <= PARK_TTL_MS) continue
+      if (now - since <= this.#parkTtlMs) continue
       this.#parked.delete(id)
-      await upload.staged[Symbol.asyncDispose]()
+      try {
+        await upload.staged[Symbol.asyncDispose]()
+      } catch (error) {
+        this.#onError(error)
+      }
     }
   }
 }

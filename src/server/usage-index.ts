@@ -7,6 +7,7 @@ import { LRUCache } from 'lru-cache'
 import type { CacheMemory } from '../cache/index.ts'
 import { residentPagesByBlob, sumCacheCounters, cacheStats } from '../cache/index.ts'
 import type { Digest } from '../core/index.ts'
+import { isAppError } from '../core/index.ts'
 import type { DeviceMap, Store } from '../store/index.ts'
 import type { ImagePages } from '../images/index.ts'
 import {
@@ -37,7 +38,7 @@ export type ResidentPages = ReadonlyMap<number, Uint32Array>
 export class UsageIndex {
   readonly #options: UsageIndexOptions
   readonly #usage: DiskUsageCache
-  readonly #pages = new LRUCache<string, Promise<ImagePages>>({ max: MAX_PAGE_SETS })
+  readonly #pages = new LRUCache<string, Promise<ImagePages | undefined>>({ max: MAX_PAGE_SETS })
 
   constructor(options: UsageIndexOptions) {
     this.#options = options
@@ -60,21 +61,25 @@ export class UsageIndex {
     return residentPagesByBlob(this.#options.memory)
   }
 
-  /** Whole frames of the image that are in memory, whoever brought them there. */
+  /** Whole frames of the image that are in memory, whoever brought them there; 0 for one that is damaged on disk. */
   async residentBytes(domain: string, digest: Digest, resident: ResidentPages): Promise<number> {
     const { registry, memory } = this.#options
     const key = `${domain}/${digest}`
     let pages = this.#pages.get(key)
     if (pages === undefined) {
-      pages = this.#pagesOf(domain, digest)
-      pages.catch(() => this.#pages.delete(key))
+      pages = this.#pagesOf(domain, digest).catch((error: unknown) => {
+        this.#pages.delete(key)
+        if (isAppError(error)) return undefined
+        throw error
+      })
       this.#pages.set(key, pages)
     }
     const pagesOfBlob = (blob: Digest): Uint32Array => {
       const blobNo = registry.blobNo(domain, blob)
       return (blobNo === undefined ? undefined : resident.get(blobNo)) ?? NO_PAGES
     }
-    return residentBytes(await pages, pagesOfBlob, memory.frameSize)
+    const known = await pages
+    return known === undefined ? 0 : residentBytes(known, pagesOfBlob, memory.frameSize)
   }
 
   async #pagesOf(domain: string, digest: Digest): Promise<ImagePages> {

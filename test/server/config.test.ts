@@ -89,6 +89,9 @@ describe('where values come from', () => {
       'cache.readahead': false,
       'cache.allowTiny': true,
       workers: '5',
+      'connections.max': '12',
+      'connections.maxPerPeer': '3',
+      drainTimeout: '1.5s',
       insecure: true,
       'log.level': 'debug',
       'log.format': 'json',
@@ -96,7 +99,8 @@ describe('where values come from', () => {
     const tree: Record<string, unknown> = {}
     for (const [path, value] of Object.entries(samples)) {
       const [group = '', key] = path.split('.')
-      const typed = path === 'workers' ? Number(value) : value
+      const isNumber = path === 'workers' || path.startsWith('connections.')
+      const typed = isNumber ? Number(value) : value
       if (key === undefined) tree[group] = typed
       else tree[group] = { ...(tree[group] as object | undefined), [key]: typed }
     }
@@ -108,6 +112,8 @@ describe('where values come from', () => {
     assert.deepEqual(await load({ file: await file('full.json', JSON.stringify(tree)) }), fromFlags)
     assert.equal(fromFlags.cacheSize, 32 * MIB)
     assert.equal(fromFlags.nbdSocket, '/run/x.sock')
+    assert.equal(fromFlags.maxConnectionsPerPeer, 3)
+    assert.equal(fromFlags.drainTimeoutMs, 1500)
     assert.deepEqual(fromFlags.http, { host: '::1', port: 81 })
     assert.ok(Value.Check(configJsonSchema() as never, tree))
   })
@@ -118,6 +124,8 @@ describe('where values come from', () => {
       { cach: {} },
       { cache: { size: 'big' } },
       { workers: 0 },
+      { connections: { max: 0 } },
+      { drainTimeout: 'soon' },
       { log: { level: 'x' } },
     ]) {
       assert.equal(Value.Check(schema, bad), false, JSON.stringify(bad))

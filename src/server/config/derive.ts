@@ -27,6 +27,10 @@ export interface ServerConfig {
   readonly frameSize: number
   readonly workers: number
   readonly readahead: boolean
+  /** Of each protocol, over all workers. */
+  readonly maxConnections: number
+  readonly maxConnectionsPerPeer: number
+  readonly drainTimeoutMs: number
   readonly insecure: boolean
   readonly allowTinyCache: boolean
   readonly logLevel: 'trace' | 'debug' | 'info' | 'warn' | 'error' | 'fatal' | 'silent'
@@ -52,6 +56,10 @@ export interface ParsedSettings {
   readonly 'cache.readahead': boolean
   readonly 'cache.allowTiny': boolean
   readonly workers: number | undefined
+  readonly 'connections.max': number
+  readonly 'connections.maxPerPeer': number
+  /** Milliseconds. */
+  readonly drainTimeout: number
   readonly insecure: boolean
   readonly 'log.level': ServerConfig['logLevel']
   readonly 'log.format': ServerConfig['logFormat']
@@ -116,6 +124,9 @@ export function deriveConfig(settings: ParsedSettings, host: HostFacts): ServerC
     frameSize,
     workers,
     readahead: settings['cache.readahead'],
+    maxConnections: settings['connections.max'],
+    maxConnectionsPerPeer: settings['connections.maxPerPeer'],
+    drainTimeoutMs: settings.drainTimeout,
     insecure: settings.insecure,
     allowTinyCache: settings['cache.allowTiny'],
     logLevel: settings['log.level'],

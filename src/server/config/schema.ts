@@ -8,6 +8,11 @@ import type { TSchema } from 'typebox'
 import { SETTINGS } from '../settings.ts'
 import type { Setting } from '../settings.ts'
 
+/** Counts are of things that each take memory: more is a typing mistake. */
+const MAX_COUNT = 1_000_000
+/** A day. */
+const MAX_DURATION_MS = 86_400_000
+
 /** The form of one setting in a file. */
 export function settingSchema(definition: Setting): TSchema {
   const annotations = {
@@ -28,6 +33,21 @@ export function settingSchema(definition: Setting): TSchema {
       return Type.Boolean(annotations)
     case 'workers':
       return Type.Union([Type.Literal('auto'), Type.Integer({ minimum: 1 })], annotations)
+    case 'count':
+      return Type.Integer({
+        ...annotations,
+        minimum: 1,
+        maximum: MAX_COUNT,
+        default: Number(definition.default),
+      })
+    case 'duration':
+      return Type.Union(
+        [
+          Type.Integer({ minimum: 0, maximum: MAX_DURATION_MS }),
+          Type.String({ pattern: '^\\s*\\d{1,9}(\\.\\d+)?\\s*(ms|s|m|h|d)?\\s*$' }),
+        ],
+        annotations,
+      )
     case 'choice':
       return Type.Union(
         (definition.choices ?? []).map((choice) => Type.Literal(choice)),

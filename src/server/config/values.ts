@@ -4,7 +4,7 @@
  */
 import { Value } from 'typebox/value'
 
-import { AppError, formatSize, isAppError, parseSize } from '../../core/index.ts'
+import { AppError, formatSize, isAppError, parseDuration, parseSize } from '../../core/index.ts'
 import type { Setting, SettingPath } from '../settings.ts'
 import { SETTINGS } from '../settings.ts'
 import { formatAddress } from './derive.ts'
@@ -38,6 +38,8 @@ export function parseValue(
   try {
     if (definition.kind === 'size')
       return typeof typed === 'number' ? typed : parseSize(String(typed))
+    if (definition.kind === 'duration')
+      return typeof typed === 'number' ? typed : parseDuration(String(typed))
     if (definition.kind === 'address') return parseAddress(String(typed))
   } catch (error) {
     const message = isAppError(error) ? error.message : String(error)
@@ -53,7 +55,8 @@ function typedFromText(definition: Setting, text: string): unknown {
     if (/^(false|0|no|off)$/i.test(text)) return false
     return text
   }
-  if (definition.kind === 'workers' && /^\d{1,9}$/.test(text)) return Number(text)
+  const isCount = definition.kind === 'workers' || definition.kind === 'count'
+  if (isCount && /^\d{1,9}$/.test(text)) return Number(text)
   return text
 }
 
@@ -81,6 +84,10 @@ function expectation(definition: Setting): string {
       return 'true or false'
     case 'workers':
       return 'auto or a number of at least 1'
+    case 'count':
+      return 'a number of at least 1'
+    case 'duration':
+      return 'a time, for example 30s'
     case 'choice':
       return `one of ${(definition.choices ?? []).join(', ')}`
   }

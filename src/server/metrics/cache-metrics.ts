@@ -1,6 +1,6 @@
 /** Metrics of the page cache, the store behind it, and what sharing saved. */
 import { EVICTION_REASONS, FILL_ERROR_CODES, FILL_SECONDS_BOUNDS } from '../../cache/index.ts'
-import type { MetricDefinition } from './definition.ts'
+import type { AccountedImage, MetricDefinition, Sample } from './definition.ts'
 import { histogram, single } from './definition.ts'
 
 /** Series of one `image_*` metric; images beyond are summed as `other`. */
@@ -150,39 +150,37 @@ export const CACHE_METRICS: readonly MetricDefinition[] = [
     help: 'Valid bytes of the pages that reads of an image touched in this epoch (the 100 largest, and other).',
     type: 'gauge',
     labels: ['domain', 'image'],
-    sample: ({ sharing }) => perImage(sharing.images, (row) => row.touchedBytes),
+    sample: ({ accounted }) => perImage(accounted, (row) => row.touchedBytes),
   },
   {
     name: 'commonpage_image_added_bytes',
     help: 'Of those, bytes that were brought into memory for the image first.',
     type: 'gauge',
     labels: ['domain', 'image'],
-    sample: ({ sharing }) => perImage(sharing.images, (row) => row.addedBytes),
+    sample: ({ accounted }) => perImage(accounted, (row) => row.addedBytes),
   },
   {
     name: 'commonpage_unattributed_bytes',
     help: 'Valid bytes brought into memory in this epoch for no image yet: blob reads and prefetch.',
     type: 'gauge',
     labels: [],
-    sample: ({ sharing }) => single(sharing.unattributedBytes),
+    sample: ({ unattributedBytes }) => single(unattributedBytes),
   },
 ]
 
-interface ImageRow {
-  readonly domain: string
-  readonly ref: string
-  readonly touchedBytes: number
-  readonly addedBytes: number
-}
-
-function perImage(rows: readonly ImageRow[], value: (row: ImageRow) => number) {
-  const sorted = rows.toSorted((a, b) => b.touchedBytes - a.touchedBytes)
-  const samples = sorted
-    .slice(0, MAX_IMAGE_SERIES)
-    .map((row) => ({ labels: { domain: row.domain, image: row.ref }, value: value(row) }))
+/** The largest by tag; the rest of each domain, and images without a tag, in one series: digests are no labels. */
+function perImage(
+  images: readonly AccountedImage[],
+  value: (image: AccountedImage) => number,
+): Sample[] {
+  const samples: Sample[] = []
   const rest = new Map<string, number>()
-  for (const row of sorted.slice(MAX_IMAGE_SERIES))
-    rest.set(row.domain, (rest.get(row.domain) ?? 0) + value(row))
+  for (const image of images.toSorted((a, b) => b.touchedBytes - a.touchedBytes)) {
+    const { domain, tag } = image
+    if (tag !== undefined && samples.length < MAX_IMAGE_SERIES)
+      samples.push({ labels: { domain, image: tag }, value: value(image) })
+    else rest.set(domain, (rest.get(domain) ?? 0) + value(image))
+  }
   for (const [domain, sum] of rest) samples.push({ labels: { domain, image: 'other' }, value: sum })
   return samples
 }

@@ -3,8 +3,8 @@
  * snapshot of the counters. Hot code increments plain fields in shared memory and knows nothing of this.
  */
 import type { CacheStats, DomainStats } from '../../cache/index.ts'
+import type { Digest } from '../../core/index.ts'
 import type { HttpSample } from '../http/counters.ts'
-import type { Sharing } from '../http/schemas.ts'
 
 export interface Sample {
   readonly labels: Readonly<Record<string, string>>
@@ -21,6 +21,17 @@ export interface MetricDefinition {
   readonly sample: (snapshot: MetricsSnapshot) => Iterable<Sample>
 }
 
+/** What one image has touched and added in this epoch. */
+export interface AccountedImage {
+  readonly domain: string
+  readonly digest: Digest
+  /** DOMAIN/NAME:TAG of its first tag; absent when it has none any more. */
+  readonly tag?: string
+  readonly touchedBytes: number
+  readonly addedBytes: number
+  readonly sharedHits: number
+}
+
 /** Everything that a scrape reads, taken once. */
 export interface MetricsSnapshot {
   readonly version: string
@@ -33,7 +44,9 @@ export interface MetricsSnapshot {
   readonly pinnedBytes: number
   readonly nbd: Float64Array
   readonly http: HttpSample
-  readonly sharing: Sharing
+  /** Every image that was opened in this epoch. */
+  readonly accounted: readonly AccountedImage[]
+  readonly unattributedBytes: number
   readonly images: number
   readonly mapBytes: number
   readonly imports: Readonly<Record<'done' | 'failed' | 'cancelled', number>>

@@ -53,6 +53,18 @@ export const METRICS: readonly MetricDefinition[] = [
   ...HTTP_METRICS,
 ].toSorted((a, b) => (a.name < b.name ? -1 : 1))
 
+/** Gauges and names of prom-client's own that `promtool check metrics` refuses; they speak of main's event loop only. */
+const LEFT_OUT = [
+  'nodejs_active_handles',
+  'nodejs_active_handles_total',
+  'nodejs_active_requests',
+  'nodejs_active_requests_total',
+  'nodejs_active_resources',
+  'nodejs_active_resources_total',
+  'nodejs_eventloop_utilization_histogram',
+  'nodejs_eventloop_utilization_summary',
+]
+
 export interface MetricsText {
   readonly contentType: string
   readonly body: string
@@ -67,6 +79,7 @@ export class Metrics {
     this.#takeSnapshot = takeSnapshot
     for (const definition of METRICS) this.#registry.registerMetric(this.#asMetric(definition))
     collectDefaultMetrics({ register: this.#registry })
+    for (const name of LEFT_OUT) this.#registry.removeSingleMetric(name)
   }
 
   async text(): Promise<MetricsText> {

@@ -4,6 +4,7 @@ import type { MessagePort } from 'node:worker_threads'
 import type { CacheMemory } from '../../cache/index.ts'
 import type { CounterMemory } from '../../core/index.ts'
 import type { ServerConfig } from '../config.ts'
+import type { ConnectionGateMemory } from '../connection-gate.ts'
 import type { LogOptions } from '../logger.ts'
 
 export interface KeeperSetup {
@@ -26,6 +27,9 @@ export interface DataWorkerSetup {
   readonly readerPort: MessagePort
   readonly nbdCounters: CounterMemory
   readonly httpCounters: CounterMemory
+  /** Limits of connections, shared by all workers. */
+  readonly nbdGate: ConnectionGateMemory
+  readonly httpGate: ConnectionGateMemory
   /** Int32: bumped by main before a change of a ref is acknowledged. */
   readonly epoch: SharedArrayBuffer
   readonly log: LogOptions
@@ -37,9 +41,10 @@ export const WORKER_CALLS = {
   LISTEN: 'listen',
   DRAIN: 'drain',
   CLIENTS: 'clients',
+  RELEASE_IDLE: 'releaseIdle',
 } as const
 
-/** Calls that a data worker makes to main, besides those of the control plane. */
+/** Calls that a data worker makes to main, besides those of the control plane; CLOSE_IMAGE is a notice. */
 export const MAIN_CALLS = {
   RESOLVE: 'resolve',
   OPEN_IMAGE: 'openImage',
@@ -53,6 +58,14 @@ export interface ListenRequest {
   readonly nbd: { readonly host: string; readonly port: number }
   /** Unix sockets are accepted by one worker only. */
   readonly nbdSocket?: string
+  /** Others listen on the same ports. */
+  readonly shared: boolean
+}
+
+/** What a worker had to cut when the time to drain was over. */
+export interface Drained {
+  readonly nbdConnections: number
+  readonly httpConnections: number
 }
 
 export interface Listening {
