@@ -30,14 +30,18 @@ export async function runCli(args: readonly string[], context: CliContext): Prom
   }
 }
 
+/** A server that was told to end and did not end in order says so, and does not pass for one that did. */
+const BAD_ENDS: ReadonlySet<string> = new Set(['ERR_SERVER_DRAIN', 'ERR_SERVER_THREAD'])
+
 async function report(
   error: unknown,
   args: readonly string[],
   context: CliContext,
 ): Promise<number> {
   const stopped: unknown = context.signal.aborted ? context.signal.reason : undefined
-  if (stopped instanceof Interruption) return stopped.exitCode
-  const reason = usageError(stopped ?? error)
+  const badEnd = isAppError(error) && BAD_ENDS.has(error.code)
+  if (stopped instanceof Interruption && !badEnd) return stopped.exitCode
+  const reason = usageError(badEnd ? error : (stopped ?? error))
   if (reason === HELP_WAS_SHOWN) return EXIT.ok
   if (reason === COMMAND_MISSING) return EXIT.usage
   // what each code means to a shell stands with the code, whichever module registered it

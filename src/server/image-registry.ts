@@ -52,13 +52,26 @@ const MAX_KNOWN_IMAGES = 65_536
 const ACCOUNTING_SHARE = 0.02
 const MIN_ACCOUNTING_BYTES = 16 * MIB
 
+export interface MetadataBudgets {
+  readonly mapBytes: number
+  readonly accountingBytes: number
+}
+
+/** What images may take in memory beside a cache of this size. */
+export function metadataBudgets(cacheBytes: number): MetadataBudgets {
+  return {
+    mapBytes: Math.max(MIN_MAP_BYTES, Math.floor(cacheBytes * MAP_SHARE)),
+    accountingBytes: Math.max(MIN_ACCOUNTING_BYTES, Math.floor(cacheBytes * ACCOUNTING_SHARE)),
+  }
+}
+
 export interface ImageRegistryOptions {
   readonly store: Store
   readonly keeper: KeeperClient
   readonly frameSize: number
   /** Data workers, each of which counts shared hits of its own. */
   readonly workers: number
-  readonly cacheBytes: number
+  readonly budgets: MetadataBudgets
   /**
    * Asks every worker to close the images that it only keeps for the next client; resolves when they are closed.
    */
@@ -67,8 +80,6 @@ export interface ImageRegistryOptions {
 
 export class ImageRegistry {
   readonly #options: ImageRegistryOptions
-  readonly #mapBudget: number
-  readonly #accountingBudget: number
   /** In the order of last use. */
   readonly #entries = new Map<string, Entry>()
   readonly #opening = new Map<string, Promise<Entry>>()
@@ -81,11 +92,6 @@ export class ImageRegistry {
 
   constructor(options: ImageRegistryOptions) {
     this.#options = options
-    this.#mapBudget = Math.max(MIN_MAP_BYTES, Math.floor(options.cacheBytes * MAP_SHARE))
-    this.#accountingBudget = Math.max(
-      MIN_ACCOUNTING_BYTES,
-      Math.floor(options.cacheBytes * ACCOUNTING_SHARE),
-    )
   }
 
   get mapBytes(): number {
@@ -241,7 +247,7 @@ export class ImageRegistry {
     if (this.#lastImageId >= MAX_IMAGE_ID) throw tooManyImages(this.#lastImageId)
     while (
       this.#known.size >= MAX_KNOWN_IMAGES ||
-      this.#accountingBytes + bytes > this.#accountingBudget
+      this.#accountingBytes + bytes > this.#options.budgets.accountingBytes
     ) {
       const oldest = this.#oldestClosed()
       if (!oldest) throw tooManyImages(this.#known.size)
@@ -267,16 +273,17 @@ export class ImageRegistry {
 
   /** @throws ERR_MAPS_EXHAUSTED */
   #takeRoom(bytes: number): void {
+    const limit = this.#options.budgets.mapBytes
     for (const [key, entry] of this.#entries) {
-      if (this.#mapBytes + bytes <= this.#mapBudget) break
+      if (this.#mapBytes + bytes <= limit) break
       if (entry.holders.size > 0) continue
       this.#entries.delete(key)
       this.#mapBytes -= entry.mapBytes
     }
-    if (this.#mapBytes + bytes > this.#mapBudget) {
+    if (this.#mapBytes + bytes > limit) {
       throw new AppError(
         'ERR_MAPS_EXHAUSTED',
-        `a map of an image takes ${formatSize(bytes)}, and ${formatSize(this.#mapBytes)} of ${formatSize(this.#mapBudget)} are in use`,
+        `a map of an image takes ${formatSize(bytes)}, and ${formatSize(this.#mapBytes)} of ${formatSize(limit)} are in use`,
         { hint: 'give the server a larger --cache-size' },
       )
     }

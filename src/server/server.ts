@@ -16,7 +16,7 @@ import { createConnectionGate } from './connection-gate.ts'
 import { MainControlPlane } from './control.ts'
 import { controlHandlers } from './control-client.ts'
 import { HTTP_COUNTER_COLUMNS } from './http/counters.ts'
-import { ImageRegistry } from './image-registry.ts'
+import { ImageRegistry, metadataBudgets } from './image-registry.ts'
 import { ImportProcesses } from './import-processes.ts'
 import { Jobs } from './jobs.ts'
 import type { LogOptions } from './logger.ts'
@@ -75,7 +75,7 @@ export async function runServer(
     keeper,
     frameSize: memory.frameSize,
     workers: config.workers,
-    cacheBytes: config.cacheSize,
+    budgets: metadataBudgets(config.cacheSize),
     releaseIdle: () => threads.releaseIdle(),
   })
   const catalogue = new Catalogue(store, loggers.child('images:list'))
