@@ -132,7 +132,7 @@ export class ImageRegistry {
     else entry.holders.set(worker, count - 1)
   }
 
-  /** Forgets the accounting of images that nobody has open: their figures were of the last epoch. */
+  /** Forgets the accounting of images whose maps are gone: their figures were of the last epoch. */
   async startEpoch(): Promise<void> {
     for (const [key, known] of this.#known) {
       if (!this.#inUse(key)) await this.#forget(key, known)
