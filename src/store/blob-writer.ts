@@ -1,3 +1,4 @@
+// oxlint-disable node/no-sync -- runs in the import process, where a blocking call is the cheapest one
 /**
  * Writes one new blob: whole blocks into region 1, everything shorter packed into region 2, the chunks
  * that it holds into its index. Nothing is visible before `finish` resolves; nothing is left when it does
@@ -5,7 +6,7 @@
  * process.
  */
 import { createHash } from 'node:crypto'
-import * as fs from 'node:fs/promises'
+import { rmSync } from 'node:fs'
 
 import type { Digest } from '../core/index.ts'
 import { BLOB_INDEX, encodeBlobIndexHeader } from './blob-index-codec.ts'
@@ -24,13 +25,19 @@ import type { SortedCursor } from './sorted-records.ts'
 import { mergeSorted } from './sorted-records.ts'
 import { SpoolFile } from './spool-file.ts'
 
-export interface StoredBlob {
+/** A blob whose files are written, and which only its writer sees. */
+export interface CompleteBlob {
   readonly digest: Digest
   /** Bytes. */
   readonly size: number
   /** Bytes of region 1: where region 2 starts. */
   readonly region1Length: number
   readonly chunkCount: number
+  /** Where its bytes are until it is published. */
+  readonly stagedPath: string
+}
+
+export interface StoredBlob extends Omit<CompleteBlob, 'stagedPath'> {
   /** False when the domain had these very bytes already. */
   readonly created: boolean
 }
@@ -50,7 +57,8 @@ export class BlobWriter implements AsyncDisposable {
   readonly #packed: SpoolFile
   readonly #chunks: PendingChunks
   readonly #publish: PublishBlob
-  #state: 'open' | 'finished' | 'aborted' = 'open'
+  #state: 'open' | 'complete' | 'finished' | 'aborted' = 'open'
+  #complete: CompleteBlob | undefined
 
   /** @param path prefix of the staged files, in the domain's uploads folder */
   constructor(path: string, publish: PublishBlob, tableEntries?: number) {
@@ -131,28 +139,41 @@ export class BlobWriter implements AsyncDisposable {
   }
 
   /**
+   * Writes what is missing of the blob's files, so that they can be looked at before they are published.
+   * Nothing may be appended any more.
+   *
+   * @returns undefined when nothing was appended: an empty blob is never stored
+   * @throws ERR_STORE_FULL, ERR_STORE_WRITE_FAILED: everything staged is removed
+   */
+  complete(): CompleteBlob | undefined {
+    if (this.#state === 'complete') return this.#complete
+    this.#complete = this.#orAbort(() => this.#writeFiles())
+    this.#state = 'complete'
+    return this.#complete
+  }
+
+  /**
    * Completes the blob and makes it durable and visible.
    *
    * @returns undefined when nothing was appended: an empty blob is never stored
    * @throws ERR_STORE_FULL, ERR_STORE_WRITE_FAILED
    */
   async finish(): Promise<StoredBlob | undefined> {
-    const staged = this.#orAbort(() => this.#complete())
+    const complete = this.complete()
     this.#state = 'finished'
     try {
-      if (staged === undefined) return undefined
-      const { indexPath, ...blob } = staged
-      const outcome = await this.#publish(blob.digest, this.#sink.path, indexPath)
+      if (complete === undefined) return undefined
+      const { stagedPath, ...blob } = complete
+      const outcome = await this.#publish(blob.digest, stagedPath, indexPathOf(stagedPath))
       return { ...blob, created: outcome === 'created' }
     } finally {
-      if (staged !== undefined) await fs.rm(staged.indexPath, { force: true })
       this.#clean()
     }
   }
 
   /** Removes everything staged. Harmless after `finish`. */
   abort(): void {
-    if (this.#state !== 'open') return
+    if (this.#state === 'finished' || this.#state === 'aborted') return
     this.#state = 'aborted'
     this.#clean()
   }
@@ -162,17 +183,16 @@ export class BlobWriter implements AsyncDisposable {
     return Promise.resolve()
   }
 
-  #complete() {
+  #writeFiles(): CompleteBlob | undefined {
     const region1Length = this.#sink.size
     this.#packed.read(0, (piece) => this.#sink.write(piece))
     const size = this.#sink.size
     const { digest, pageDigests } = this.#sink.finish()
     if (size === 0) return undefined
-    const indexPath = `${this.#sink.path}.idx`
-    const chunkCount = this.#chunks.count
-    const blob = { digest, size, region1Length, chunkCount }
-    writeBlobIndex(indexPath, blob, pageDigests, this.#chunks.cursors())
-    return { ...blob, indexPath }
+    const stagedPath = this.#sink.path
+    const blob = { digest, size, region1Length, chunkCount: this.#chunks.count, stagedPath }
+    writeBlobIndex(indexPathOf(stagedPath), blob, pageDigests, this.#chunks.cursors())
+    return blob
   }
 
   #orAbort<T>(action: () => T): T {
@@ -190,10 +210,15 @@ export class BlobWriter implements AsyncDisposable {
   }
 
   #clean(): void {
+    rmSync(indexPathOf(this.#sink.path), { force: true })
     this.#sink[Symbol.dispose]()
     this.#packed[Symbol.dispose]()
     this.#chunks[Symbol.dispose]()
   }
+}
+
+function indexPathOf(stagedPath: string): string {
+  return `${stagedPath}.idx`
 }
 
 /**

@@ -208,9 +208,10 @@ describe('a store that fails', () => {
         hasCode('ERR_ABORTED'),
       )
       const left = (await filesBelow(store.dataDir)).filter((file) =>
-        /uploads|manifests|maps/.test(file),
+        /uploads|blobs|manifests|maps/.test(file),
       )
-      assert.equal(left.length, 2, left.join('\n'))
+      // Of the first image: a blob and its index, a map, a record.
+      assert.equal(left.length, 4, left.join('\n'))
     })
   }
 

@@ -11,7 +11,7 @@ import { isAppError } from '../../core/index.ts'
 import type { ErofsImage } from '../../erofs/index.ts'
 import type { DeviceMap, DomainStore, MapBlob, MapFacts, Store } from '../../store/index.ts'
 import { decodeMap } from '../../store/index.ts'
-import type { ResolvedSource, StoredBlob } from '../../store/index.ts'
+import type { CompleteBlob, ResolvedSource } from '../../store/index.ts'
 import { zeroBytesOf } from '../blob-usage.ts'
 import { logicalBytesOf } from '../disk-usage.ts'
 import { imageError } from '../errors.ts'
@@ -253,7 +253,7 @@ class ImportRun {
       }),
     )
     meter.check()
-    const blob = await writer.finish()
+    const blob = writer.complete()
     const sources = await this.#resolve(blob, pieces.existingBlobs)
     const builders = mappings.build(
       reader.devices,
@@ -270,25 +270,28 @@ class ImportRun {
         throw new TypeError(`device ${device} has neither a new map nor an old one`)
       return map
     })
-    if (!(await this.#verify(maps))) return undefined
+    if (!(await this.#verify(maps, blob))) return undefined
     // The last point of return: what follows makes the import visible.
     meter.check()
     meter.enter('publishing')
+    const stored = await writer.finish()
     for (const [device, bytes] of encoded.entries()) {
       const digest = devices[device]?.digest
       if (bytes !== undefined && digest !== undefined) await domain.maps.put(digest, bytes)
     }
-    if (blob !== undefined) await index.addBlob(blob.digest)
-    return { maps, newBytes: blob?.created === true ? blob.size : 0 }
+    if (stored !== undefined) await index.addBlob(stored.digest)
+    return { maps, newBytes: stored?.created === true ? stored.size : 0 }
   }
 
-  /** Reads every new map's bytes back from the disk. */
-  async #verify(maps: readonly DeviceMap[]): Promise<boolean> {
+  /** Reads every new map's bytes back, from the blobs of the domain and the one that is not in it yet. */
+  async #verify(maps: readonly DeviceMap[], own: CompleteBlob | undefined): Promise<boolean> {
     const { domain, meter, devices } = this.#parts
     meter.enter('verifying')
     const paths = new Map<Digest, string>()
     for (const { digest } of maps.flatMap((map) => map.blobs)) {
-      if (!paths.has(digest)) paths.set(digest, await blobPath(domain, digest))
+      if (paths.has(digest)) continue
+      const isNew = digest === own?.digest && (await domain.blobs.head(digest)) === undefined
+      paths.set(digest, isNew ? own.stagedPath : await blobPath(domain, digest))
     }
     const pathOf = (blob: Digest): string => paths.get(blob) ?? ''
     for (const [device, map] of maps.entries()) {
@@ -300,7 +303,7 @@ class ImportRun {
   }
 
   async #resolve(
-    blob: StoredBlob | undefined,
+    blob: CompleteBlob | undefined,
     existing: readonly Digest[],
   ): Promise<(ResolvedSource | undefined)[]> {
     const { domain } = this.#parts
