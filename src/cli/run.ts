@@ -2,6 +2,8 @@
  * Runs one command line and gives its exit code, whatever happens. It loads no more than the command at hand
  * needs; what a command does is elsewhere.
  */
+import type { Command } from 'commander'
+
 import { AppError, isAppError } from '../core/index.ts'
 import type { CliContext } from './context.ts'
 import { EXIT } from './errors.ts'
@@ -12,13 +14,14 @@ import { readVersion } from './version.ts'
 
 /** Runs one command line (without `node` and the script). @returns the exit code; never throws */
 export async function runCli(args: readonly string[], context: CliContext): Promise<number> {
+  let program: Command | undefined
   try {
     const { buildProgram, FIRST_SCREEN } = await import('./program.ts')
     if (args.length === 0) {
       context.stdout.write(FIRST_SCREEN)
       return EXIT.ok
     }
-    const program = buildProgram({
+    program = buildProgram({
       context,
       version: readVersion(),
       fullHelp: args.includes('--help'),
@@ -26,7 +29,7 @@ export async function runCli(args: readonly string[], context: CliContext): Prom
     await program.parseAsync([...args], { from: 'user' })
     return EXIT.ok
   } catch (error) {
-    return report(error, args, context)
+    return report(error, program, args, context)
   }
 }
 
@@ -35,13 +38,14 @@ const BAD_ENDS: ReadonlySet<string> = new Set(['ERR_SERVER_DRAIN', 'ERR_SERVER_T
 
 async function report(
   error: unknown,
+  program: Command | undefined,
   args: readonly string[],
   context: CliContext,
 ): Promise<number> {
   const stopped: unknown = context.signal.aborted ? context.signal.reason : undefined
   const badEnd = isAppError(error) && BAD_ENDS.has(error.code)
   if (stopped instanceof Interruption && !badEnd) return stopped.exitCode
-  const reason = usageError(badEnd ? error : (stopped ?? error))
+  const reason = usageError(badEnd ? error : (stopped ?? error), program, args)
   if (reason === HELP_WAS_SHOWN) return EXIT.ok
   if (reason === COMMAND_MISSING) return EXIT.usage
   // what each code means to a shell stands with the code, whichever module registered it
@@ -62,15 +66,32 @@ const HELP_WAS_SHOWN = Symbol('help was asked for')
 const COMMAND_MISSING = Symbol('a group of commands was named, and none of them')
 
 /** commander's complaints in our form. */
-function usageError(error: unknown): unknown {
+function usageError(
+  error: unknown,
+  program: Command | undefined,
+  args: readonly string[],
+): unknown {
   if (!(error instanceof Error && 'code' in error && 'exitCode' in error)) return error
   const { code, exitCode } = error
   if (typeof code !== 'string' || !code.startsWith('commander.')) return error
   if (exitCode === 0) return HELP_WAS_SHOWN
   if (code === 'commander.help') return COMMAND_MISSING
-  const [message = '', suggestion] = error.message.replace(/^error: /, '').split('\n')
+  const [text = '', suggestion] = error.message.replace(/^error: /, '').split('\n')
+  const message = text.replace('. Allowed choices are ', ', expected one of ').replace(/\.$/, '')
   const hint = suggestion?.replace(/^\((.*)\)$/, '$1').replace(/^Did you/, 'did you')
   return new AppError('ERR_CLI_USAGE', message, {
-    hint: hint ?? 'commonpage COMMAND --help shows what is expected',
+    hint: hint ?? `commonpage ${commandOf(program, args)} --help shows what is expected`,
   })
+}
+
+/** The names of the command that the line begins with, as far as there is one: `import erofs`. */
+function commandOf(program: Command | undefined, args: readonly string[]): string {
+  const names: string[] = []
+  let group = program
+  for (const arg of args) {
+    group = group?.commands.find((command) => command.name() === arg)
+    if (group === undefined) break
+    names.push(arg)
+  }
+  return names.length === 0 ? 'COMMAND' : names.join(' ')
 }

@@ -91,7 +91,7 @@ export class ApiClient {
       response.resume()
       return { status, body: undefined }
     }
-    return { status, body: this.#parse(await this.readBody(response), path) }
+    return { status, body: await this.readJson(response, path) }
   }
 
   /** A data answer: its headers have come and say success; the caller reads the stream. */
@@ -191,15 +191,19 @@ export class ApiClient {
       'ERR_CLI_SERVER_UNREACHABLE',
       `cannot talk to ${this.address.url} (from ${this.address.origin}): ${reasonOf(error)}`,
       {
-        hint: 'start a server with `commonpage serve`, look at `systemctl status commonpage`, or name another with --server URL',
+        hint: FOREIGN.has(codeOf(error))
+          ? `another program listens there, or the URL should begin differently (http, https); the default is ${DEFAULT_SERVER}`
+          : 'start a server with `commonpage serve`, look at `systemctl status commonpage`, or name another with --server URL',
         cause: error,
       },
     )
   }
 
-  #parse(body: Buffer, path: string): unknown {
+  /** @throws ERR_CLI_BAD_RESPONSE, naming the path that was asked for */
+  async readJson<T>(response: IncomingMessage, path: string): Promise<T> {
+    const body = await this.readBody(response)
     try {
-      return JSON.parse(body.toString('utf8')) as unknown
+      return JSON.parse(body.toString('utf8')) as T
     } catch (error) {
       throw new AppError('ERR_CLI_BAD_RESPONSE', `${this.urlOf(path)} did not answer with JSON`, {
         hint: `is it a commonpage server? the URL comes from ${this.address.origin}`,
@@ -218,13 +222,22 @@ const REASONS: Readonly<Record<string, string>> = {
   EHOSTUNREACH: 'no route to the host',
   ENETUNREACH: 'no route to the network',
   ETIMEDOUT: 'the connection timed out',
+  EPROTO: 'what answers there does not speak TLS',
+  HPE_INVALID_CONSTANT: 'what answers there does not speak HTTP',
+}
+
+/** Something answers, but nothing of ours: an NBD port, http where https was named, and so on. */
+const FOREIGN: ReadonlySet<string> = new Set(['EPROTO', 'HPE_INVALID_CONSTANT'])
+
+function codeOf(error: unknown): string {
+  // happy eyeballs: one error per address tried
+  const inner: unknown = error instanceof AggregateError ? error.errors[0] : error
+  return inner instanceof Error && 'code' in inner ? String(inner.code) : ''
 }
 
 function reasonOf(error: unknown): string {
   if (!(error instanceof Error)) return String(error)
-  // happy eyeballs: one error per address tried
-  const inner: unknown = error instanceof AggregateError ? error.errors[0] : error
-  const code = inner instanceof Error && 'code' in inner ? String(inner.code) : ''
+  const code = codeOf(error)
   return REASONS[code] ?? (error.message === '' ? code : error.message)
 }
 

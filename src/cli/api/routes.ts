@@ -1,4 +1,6 @@
 /** Paths of the API that commands use, and the calls that more than one command makes. */
+import type { IncomingMessage } from 'node:http'
+
 import { AppError, closestNames, formatRef, isAppError } from '../../core/index.ts'
 import type { Ref } from '../../core/index.ts'
 import type { Image, ImageList } from '../../server/http/schemas.ts'
@@ -26,6 +28,15 @@ export function query(
   }
   const text = search.toString()
   return text === '' ? path : `${path}?${text}`
+}
+
+/**
+ * Whether the answer to a path inside an image is a directory's listing rather than a file's bytes: data
+ * routes serve ranges; a listing is a document that does not.
+ */
+export function isListing({ headers }: IncomingMessage): boolean {
+  const isJson = headers['content-type']?.startsWith('application/json') === true
+  return isJson && headers['accept-ranges'] === undefined
 }
 
 /** Every image, page after page. */

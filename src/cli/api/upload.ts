@@ -27,7 +27,7 @@ export async function openLocalFile(path: string): Promise<LocalFile> {
   try {
     handle = await open(path, 'r')
   } catch (error) {
-    throw unreadable(path, error instanceof Error ? error.message : String(error), error)
+    throw unreadable(path, reasonOf(error), error)
   }
   try {
     const status = await handle.stat()
@@ -43,6 +43,18 @@ export async function openLocalFile(path: string): Promise<LocalFile> {
     await handle.close()
     throw error
   }
+}
+
+const REASONS: Readonly<Record<string, string>> = {
+  ENOENT: 'there is no such file',
+  ENOTDIR: 'there is no such file',
+  EACCES: 'permission denied',
+}
+
+function reasonOf(error: unknown): string {
+  if (!(error instanceof Error)) return String(error)
+  const code = 'code' in error ? String(error.code) : ''
+  return REASONS[code] ?? error.message
 }
 
 /**

@@ -1,6 +1,6 @@
 /** `image cat`: a file's bytes to stdout, as fast as the reader takes them. */
 import { AppError, parseRef } from '../../core/index.ts'
-import { imagePath, suggesting } from '../api/routes.ts'
+import { imagePath, isListing, suggesting } from '../api/routes.ts'
 import { write } from '../context.ts'
 import type { Invocation } from '../invocation.ts'
 import { encodePathArgument, showEncodedName } from '../render/text.ts'
@@ -16,9 +16,7 @@ export async function runImageCat(
   const response = await suggesting(client, ref, () =>
     client.stream(`${imagePath(ref)}/-/files/${path}`, { headers: { accept: '*/*' } }),
   )
-  // data routes serve ranges; a listing of a directory is a document that does not
-  const isListing = response.headers['content-type']?.startsWith('application/json') === true
-  if (isListing && response.headers['accept-ranges'] === undefined) {
+  if (isListing(response)) {
     response.destroy()
     throw new AppError('ERR_CLI_USAGE', `/${showEncodedName(path)} is a directory`, {
       hint: `commonpage image tree ${refText} ${pathText}`,

@@ -1,9 +1,9 @@
 /** `image tree`: the files of an image, bounded in depth and number, read directory by directory. */
-import { formatSize, parseRef } from '../../core/index.ts'
+import { AppError, formatRef, formatSize, parseRef } from '../../core/index.ts'
 import type { Ref } from '../../core/index.ts'
 import type { DirectoryEntry, DirectoryListing } from '../../server/http/schemas.ts'
 import type { ApiClient } from '../api/client.ts'
-import { imagePath, query, suggesting } from '../api/routes.ts'
+import { imagePath, isListing, query, suggesting } from '../api/routes.ts'
 import type { Invocation } from '../invocation.ts'
 import {
   encodeListedName,
@@ -28,6 +28,7 @@ export interface TreeEntry extends DirectoryEntry {
 
 interface Walk {
   readonly client: ApiClient
+  readonly ref: Ref
   readonly base: string
   readonly depth: number
   left: number
@@ -72,7 +73,7 @@ export async function listTree(
 
 function walkOf(client: ApiClient, ref: Ref, options: ImageTreeOptions): Walk {
   const base = `${imagePath(ref)}/-/files/`
-  return { client, base, depth: options.depth, left: options.limit, truncated: false }
+  return { client, ref, base, depth: options.depth, left: options.limit, truncated: false }
 }
 
 async function readDirectory(walk: Walk, path: string, level: number): Promise<TreeEntry[]> {
@@ -84,9 +85,7 @@ async function readDirectory(walk: Walk, path: string, level: number): Promise<T
   let cursor: string | undefined
   do {
     const limit = Math.min(PAGE_ENTRIES, walk.left + 1)
-    const page = await walk.client.json<DirectoryListing>(
-      query(walk.base + path, { cursor, limit }),
-    )
+    const page = await readPage(walk, path, { cursor, limit })
     for (const entry of page.entries) {
       if (walk.left === 0) {
         walk.truncated = true
@@ -109,6 +108,21 @@ async function readDirectory(walk: Walk, path: string, level: number): Promise<T
     )
   }
   return complete
+}
+
+/** @throws ERR_CLI_USAGE when the path names a file: its answer is the file's bytes, which are not read */
+async function readPage(
+  walk: Walk,
+  path: string,
+  parameters: Readonly<Record<string, string | number | undefined>>,
+): Promise<DirectoryListing> {
+  const { client } = walk
+  const response = await client.stream(query(walk.base + path, parameters))
+  if (isListing(response)) return client.readJson<DirectoryListing>(response, walk.base + path)
+  response.destroy()
+  throw new AppError('ERR_CLI_USAGE', `/${showEncodedName(path)} is not a directory`, {
+    hint: `commonpage image cat ${formatRef(walk.ref)} ${path}`,
+  })
 }
 
 function nodesOf(entries: readonly TreeEntry[]): TreeNode[] {

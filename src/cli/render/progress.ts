@@ -61,9 +61,13 @@ export class Progress {
     this.#startedAt = this.#now()
     this.#drawnAt = this.#mode === 'tty' ? -REDRAW_MS : this.#startedAt
     this.#beginPart('', totalBytes)
+    this.#samples = [{ at: this.#startedAt, bytes: 0 }]
   }
 
-  /** The step goes on with another part of its work, whose bytes count from 0. */
+  /**
+   * The step goes on with another part of its work, whose bytes count from 0. When it began is not known,
+   * so its rate counts from the first update on.
+   */
   enter(part: string): void {
     if (part !== this.#part) this.#beginPart(part, this.#total)
   }
@@ -113,7 +117,7 @@ export class Progress {
     this.#total = totalBytes
     this.#done = 0
     this.#drawnShare = 0
-    this.#samples = [{ at: this.#now(), bytes: 0 }]
+    this.#samples = []
   }
 
   #due(now: number): boolean {
@@ -141,15 +145,14 @@ export class Progress {
       return
     }
     const rate = this.#rate(now)
+    const secondsLeft = this.#secondsLeft(rate) ?? 0
     const parts = [
       this.#total > 0 ? `${Math.floor(this.#share() * 100)}%` : undefined,
       this.#total > 0
         ? `${formatSize(this.#done)} of ${formatSize(this.#total)}`
         : formatSize(this.#done),
-      `${formatSize(Math.round(rate))}/s`,
-      this.#total > 0 && rate > 0
-        ? `${formatDuration(((this.#total - this.#done) / rate) * 1000)} left`
-        : undefined,
+      rate === undefined ? undefined : `${formatSize(Math.round(rate))}/s`,
+      secondsLeft > 0 ? `${formatDuration(secondsLeft * 1000)} left` : undefined,
     ]
     const step = this.#part === '' ? this.#label : `${this.#label} (${this.#part})`
     const line = `${step}: ${parts.filter((part) => part !== undefined).join(', ')}`
@@ -165,15 +168,14 @@ export class Progress {
 
   #writeJson(now: number): void {
     const rate = this.#rate(now)
+    const etaSeconds = this.#secondsLeft(rate)
     const event = {
       step: this.#label,
       ...(this.#part === '' ? {} : { part: this.#part }),
       doneBytes: this.#done,
       totalBytes: this.#total,
-      bytesPerSecond: Math.round(rate),
-      ...(this.#total > 0 && rate > 0
-        ? { etaSeconds: Math.ceil((this.#total - this.#done) / rate) }
-        : {}),
+      ...(rate === undefined ? {} : { bytesPerSecond: Math.round(rate) }),
+      ...(etaSeconds === undefined ? {} : { etaSeconds }),
     }
     this.#stream.write(`${JSON.stringify(event)}\n`)
   }
@@ -182,11 +184,16 @@ export class Progress {
     return this.#total > 0 ? Math.min(1, this.#done / this.#total) : 0
   }
 
-  /** Bytes per second over the window. */
-  #rate(now: number): number {
+  /** Bytes per second over the window; unknown while that is too short to tell. */
+  #rate(now: number): number | undefined {
     const oldest = this.#samples[0]
-    if (oldest === undefined || now <= oldest.at) return 0
+    if (oldest === undefined || now - oldest.at < REDRAW_MS) return undefined
     return ((this.#done - oldest.bytes) / (now - oldest.at)) * 1000
+  }
+
+  #secondsLeft(rate: number | undefined): number | undefined {
+    if (this.#total === 0 || rate === undefined || rate <= 0) return undefined
+    return Math.ceil((this.#total - this.#done) / rate)
   }
 }
 
