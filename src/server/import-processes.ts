@@ -38,12 +38,15 @@ export interface ImportProcessesOptions {
   /** What is run: the import process unless a test says otherwise. */
   readonly module?: URL
   readonly stopGraceMs?: number
+  /** Called when a process ended by a signal or an exit code, so that it did not tidy up; with its start message. */
+  readonly onCrash?: (pid: number, start: Readonly<Record<string, unknown>>) => Promise<void>
 }
 
 export class ImportProcesses implements AsyncDisposable {
   readonly #concurrency: number
   readonly #module: URL
   readonly #stopGraceMs: number
+  readonly #onCrash: ImportProcessesOptions['onCrash']
   readonly #waiting: Waiting[] = []
   readonly #close = new AbortController()
   readonly #ends = new Set<Promise<unknown>>()
@@ -53,6 +56,7 @@ export class ImportProcesses implements AsyncDisposable {
     this.#concurrency = options.concurrency
     this.#module = options.module ?? siblingModule(import.meta.url, '../images/import-process')
     this.#stopGraceMs = options.stopGraceMs ?? STOP_GRACE_MS
+    this.#onCrash = options.onCrash
   }
 
   get waiting(): number {
@@ -145,6 +149,9 @@ export class ImportProcesses implements AsyncDisposable {
       signal.removeEventListener('abort', stop)
       if (child.connected) child.disconnect()
       if (isAlive(child)) await endInTime(child, exited, this.#stopGraceMs)
+      if (child.pid !== undefined && child.exitCode !== 0) {
+        await this.#onCrash?.(child.pid, start)
+      }
     }
   }
 }

@@ -87,6 +87,14 @@ export async function runServer(
   })
   await using processes = new ImportProcesses({
     concurrency: Math.max(1, Math.floor(availableParallelism() / 2)),
+    onCrash: async (pid, { domain }) => {
+      try {
+        await store.domain(String(domain)).removeStagedBy(pid)
+      } catch (error) {
+        const fields = { event: 'import.cleanup_failed', pid, domain, err: error }
+        importLog.error(fields, 'what a broken import had staged was not removed')
+      }
+    },
   })
   const jobs = new Jobs({ processes, logger: importLog })
   const reports = new Reports({

@@ -127,7 +127,8 @@ async function sweepUploads(dataDir: string): Promise<void> {
   }
 }
 
-async function namesIn(folder: string): Promise<string[]> {
+/** Names in a folder; none when it is not there. */
+export async function namesIn(folder: string): Promise<string[]> {
   try {
     return await fs.readdir(folder)
   } catch (error) {

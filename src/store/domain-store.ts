@@ -1,12 +1,14 @@
 /** Everything that is stored of one domain, by kind. Nothing here reaches another domain. */
+import * as fs from 'node:fs/promises'
 import * as path from 'node:path'
 
 import type { Digest } from '../core/index.ts'
 import { BlobStore } from './blob-store.ts'
 import { ChunkIndex } from './chunk-index.ts'
-import { corrupt } from './errors.ts'
-import { DOMAINS, INDEX, blobIndexKey, blobsPrefix, domainPrefix } from './layout.ts'
-import { stagingName } from './local-engine.ts'
+import { namesIn } from './data-directory.ts'
+import { corrupt, writeError } from './errors.ts'
+import { DOMAINS, INDEX, UPLOADS, blobIndexKey, blobsPrefix, domainPrefix } from './layout.ts'
+import { isStagedBy, stagingName } from './local-engine.ts'
 import { ManifestStore } from './manifest-store.ts'
 import { MapStore } from './map-store.ts'
 import { RefStore } from './ref-store.ts'
@@ -76,6 +78,22 @@ export class DomainStore {
       throw error
     }
     return await StagedUpload.create(path.join(folder, stagingName()), bytes, release)
+  }
+
+  /**
+   * Removes what a process staged here and left, because it was killed. Only of a process that has ended.
+   *
+   * @throws ERR_STORE_WRITE_FAILED
+   */
+  async removeStagedBy(pid: number): Promise<void> {
+    const folder = path.join(this.#options.dataDir, DOMAINS, this.name, UPLOADS)
+    try {
+      for (const name of await namesIn(folder)) {
+        if (isStagedBy(name, pid)) await fs.rm(path.join(folder, name), { force: true })
+      }
+    } catch (error) {
+      throw writeError(error, folder)
+    }
   }
 
   async *#blobDigests(): AsyncGenerator<Digest> {

@@ -31,9 +31,14 @@ export interface LocalEngineOptions {
   readonly afterStep?: StepHook
 }
 
-/** A unique name in an uploads folder: pid for people, random for uniqueness. */
+/** A unique name in an uploads folder: the pid says whose it is, the rest makes it unique. */
 export function stagingName(): string {
   return `${process.pid}-${randomBytes(12).toString('hex')}`
+}
+
+/** Whether a process of this pid gave the name. */
+export function isStagedBy(name: string, pid: number): boolean {
+  return name.startsWith(`${pid}-`)
 }
 
 export class LocalEngine implements StorageEngine {

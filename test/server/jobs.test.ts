@@ -105,6 +105,23 @@ describe('jobs', () => {
     assert.equal(at.jobs.ended.failed, 3)
   })
 
+  test('a process that could not tidy up is told of, before its job ends', async () => {
+    const crashes: unknown[] = []
+    await using at = rig({
+      onCrash: (pid, start) => {
+        crashes.push([pid > 1, start['behave'], at.cleaned.length])
+        return Promise.resolve()
+      },
+    })
+    for (const behave of ['done', 'fail', 'exit', 'killed']) {
+      await at.jobs.get(at.add(behave, behave).id, LONG_MS)
+    }
+    assert.deepEqual(crashes, [
+      [true, 'exit', 2],
+      [true, 'killed', 3],
+    ])
+  })
+
   test('a program that cannot be started fails its job, and nothing else', async () => {
     await using at = rig({ module: new URL('file:///nowhere/at-all.ts') })
     const ended = await at.jobs.get(at.add('a', 'done').id, LONG_MS)
