@@ -11,6 +11,7 @@ import { join } from 'node:path'
 import { describe, test } from 'node:test'
 import { promisify } from 'node:util'
 
+import { checkoutFiles } from '../../scripts/checkout-files.ts'
 import { npmEnvironment } from '../../scripts/pack.ts'
 import { ROOT } from '../../scripts/steps.ts'
 
@@ -27,37 +28,26 @@ function ignored(path: string): boolean {
 }
 
 describe('Dockerfile', () => {
-  const skip = existsSync(join(ROOT, '.git')) ? false : 'not a git checkout'
-
-  test(
-    'the build stage makes a program that starts',
-    { skip, timeout: BUILD_DEADLINE_MS },
-    async () => {
-      const folder = await mkdtemp(join(tmpdir(), 'commonpage-image-'))
-      const [source, app] = [join(folder, 'src'), join(folder, 'app')]
-      const listed = await run(
-        'git',
-        ['-c', 'safe.directory=*', 'ls-files', '-z', '--cached', '--others', '--exclude-standard'],
-        { cwd: ROOT },
-      )
-      for (const file of listed.stdout.split('\0')) {
-        if (file === '' || ignored(file) || !existsSync(join(ROOT, file))) continue
-        await cp(join(ROOT, file), join(source, file))
-      }
-      const steps = [...buildStage.matchAll(/^RUN (.+)$/gm)].map(([, step = '']) => step)
-      assert.ok(steps.length > 0)
-      for (const step of steps) {
-        // The folder of the last stage, moved below ours.
-        const command = step.replaceAll('/app', app)
-        await run('sh', ['-eu', '-c', command], { cwd: source, env: npmEnvironment() })
-      }
-      // What the build stage had is gone in the last one.
-      await rm(source, { recursive: true })
-      const { stdout } = await run(process.execPath, [join(app, 'bin/commonpage.js'), '--version'])
-      assert.match(stdout, /^\d+\.\d+\.\d+\n$/)
-      await rm(folder, { recursive: true })
-    },
-  )
+  test('the build stage makes a program that starts', { timeout: BUILD_DEADLINE_MS }, async () => {
+    const folder = await mkdtemp(join(tmpdir(), 'commonpage-image-'))
+    const [source, app] = [join(folder, 'src'), join(folder, 'app')]
+    for (const file of checkoutFiles({ untracked: true })) {
+      if (ignored(file) || !existsSync(join(ROOT, file))) continue
+      await cp(join(ROOT, file), join(source, file))
+    }
+    const steps = [...buildStage.matchAll(/^RUN (.+)$/gm)].map(([, step = '']) => step)
+    assert.ok(steps.length > 0)
+    for (const step of steps) {
+      // The folder of the last stage, moved below ours.
+      const command = step.replaceAll('/app', app)
+      await run('sh', ['-eu', '-c', command], { cwd: source, env: npmEnvironment() })
+    }
+    // What the build stage had is gone in the last one.
+    await rm(source, { recursive: true })
+    const { stdout } = await run(process.execPath, [join(app, 'bin/commonpage.js'), '--version'])
+    assert.match(stdout, /^\d+\.\d+\.\d+\n$/)
+    await rm(folder, { recursive: true })
+  })
 
   test('the last stage runs as another user than root and says how healthy it is', () => {
     assert.match(lastStage, /^USER node$/m)

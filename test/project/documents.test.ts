@@ -3,11 +3,11 @@
  * tracked file names a place that exists on one machine only.
  */
 import assert from 'node:assert/strict'
-import { spawnSync } from 'node:child_process'
 import { existsSync, globSync, readFileSync } from 'node:fs'
 import { dirname, join, relative } from 'node:path'
 import { describe, test } from 'node:test'
 
+import { checkoutFiles } from '../../scripts/checkout-files.ts'
 import { ERRORS_PAGE, renderErrors } from '../../scripts/render-errors.ts'
 import { ROOT } from '../../scripts/steps.ts'
 
@@ -115,7 +115,7 @@ describe('dependencies', () => {
 
 describe('tracked files', () => {
   test('no file names a folder of the machine it was written on', () => {
-    const files = trackedFiles()
+    const files = checkoutFiles({ untracked: false })
     assert.ok(files.includes('package.json'))
     const guilty = files.filter((file) => {
       if (!existsSync(join(ROOT, file))) return false
@@ -125,23 +125,3 @@ describe('tracked files', () => {
     assert.deepEqual(guilty, [])
   })
 })
-
-/** What git tracks; without git, or in an unpacked archive, all files but those that .gitignore names. */
-function trackedFiles(): string[] {
-  const git = spawnSync('git', ['-c', 'safe.directory=*', 'ls-files', '-z'], {
-    cwd: ROOT,
-    encoding: 'utf8',
-  })
-  if (git.status === 0) return git.stdout.split('\0').filter((file) => file !== '')
-  const ignored = read('.gitignore')
-    .split('\n')
-    .map((line) => line.replaceAll('/', ''))
-  const exclude = new Set([...ignored, '.git'])
-  return globSync('**/*', {
-    cwd: ROOT,
-    withFileTypes: true,
-    exclude: ({ name }) => exclude.has(name),
-  })
-    .filter((entry) => entry.isFile())
-    .map((entry) => relative(ROOT, join(entry.parentPath, entry.name)))
-}
