@@ -34,6 +34,9 @@ const BASE = parseRef('demo/base:1')
 const APPLICATION = parseRef('demo/application:1')
 const CACHE_BYTES = 128 * MIB
 
+/** As it is typed: a checkout has the launcher, the package the command. */
+const COMMAND = import.meta.url.endsWith('.ts') ? './commonpage' : 'commonpage'
+
 export async function runDemo(invocation: Invocation, options: DemoOptions): Promise<void> {
   const { context, output } = invocation
   const folder = await mkdtemp(join(tmpdir(), 'commonpage-demo-'))
@@ -60,7 +63,10 @@ export async function runDemo(invocation: Invocation, options: DemoOptions): Pro
     )
     await report(invocation, client, base, application)
     await output.print(addresses(invocation, server, application))
-    if (options.exit === true) return
+    if (options.exit === true) {
+      output.say('\nthese addresses end here; without --exit they stay up until Ctrl-C')
+      return
+    }
     output.say('\nthe server stays up until Ctrl-C')
     await Promise.race([aborted(context.signal), server.ended])
     output.say('\nstopping, and removing what the demo made')
@@ -187,9 +193,9 @@ function addresses(
       ['NBD', `nbd://${host}:${port}/demo/base:1`],
       ['', `nbd://${host}:${port}/${image.nbdExport}`],
       ['a file', read.examplePath && `curl '${server.url}${path}/-/files/${read.examplePath}'`],
-      ['a range', `curl -sr 1024-1151 '${server.url}${path}/-/raw' | xxd`],
-      ['the files', `commonpage image tree demo/application:1 --server ${server.url}`],
-      ['live table', `commonpage sharing --watch --server ${server.url}`],
+      ['a range', `curl -sr 1024-1151 '${server.url}${path}/-/raw' | od -A x -t x1z`],
+      ['the files', `${COMMAND} image tree demo/application:1 --server ${server.url}`],
+      ['live table', `${COMMAND} sharing --watch --server ${server.url}`],
       [
         'mount',
         `sudo nbd-client ${host} ${port} /dev/nbd0 -name demo/application:1 -readonly && sudo mount -t erofs -o ro /dev/nbd0 /mnt`,

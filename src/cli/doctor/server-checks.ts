@@ -158,6 +158,9 @@ async function checkData(data: string): Promise<Finding[]> {
     await mkdir(probe)
     await writeFile(join(probe, 'probe'), 'x')
   } catch (error) {
+    if (error instanceof Error && 'code' in error && error.code === 'ENOSPC') {
+      return [fail('data directory', `no space left to write to ${path}`, 'free some space')]
+    }
     const why = error instanceof Error ? error.message : String(error)
     return [fail('data directory', why, `let this user write to ${path}`)]
   } finally {
