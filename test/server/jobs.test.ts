@@ -206,6 +206,37 @@ describe('jobs', () => {
     assert.equal(isAlive(pid), false)
   })
 
+  test('images of one domain one after the other; other work goes by', async () => {
+    await using at = rig({ concurrency: 3 })
+    const started: string[] = []
+    const run = (name: string, work: string, domain: string) => {
+      const stop = new AbortController()
+      const onStart = (): void => void started.push(name)
+      const end = at.processes.run(
+        { behave: 'hang', work, domain },
+        { signal: stop.signal, onStart },
+      )
+      return async (): Promise<void> => {
+        stop.abort()
+        await assert.rejects(end, (error) => error instanceof AppError)
+      }
+    }
+    const first = run('a1', 'import', 'a')
+    const second = run('a2', 'import', 'a')
+    const third = run('a3', 'import', 'a')
+    const others = [run('b1', 'import', 'b'), run('blob', 'blob', 'a'), run('late', 'blob', 'b')]
+    await new Promise(setImmediate)
+    assert.deepEqual(started, ['a1', 'b1', 'blob'])
+    await first()
+    assert.deepEqual(started, ['a1', 'b1', 'blob', 'a2'])
+    await Promise.all(others.map((stop) => stop()))
+    assert.equal(at.processes.waiting, 1)
+    await second()
+    assert.equal(started.at(-1), 'a3')
+    await third()
+    assert.equal(at.processes.waiting, 0)
+  })
+
   test('more than 256 may not wait', async () => {
     await using at = rig()
     const jobs = Array.from({ length: 258 }, (_, i) => at.add(String(i), 'hang'))

@@ -122,7 +122,7 @@ describe('serving', () => {
     const readers = await Promise.all(Array.from({ length: limit }, open))
     const { clients } = await server.getJson<{ clients: { id: string }[] }>('/v1/stats')
     assert.equal(clients.length, limit)
-    assert.deepEqual([...new Set(clients.map(({ id }) => id.split('-')[0]))].toSorted(), ['0', '1'])
+    assert.deepEqual(new Set(clients.map(({ id }) => id.split('-')[0])), new Set(['0', '1']))
     await assert.rejects(open())
     const pages = await Promise.all(readers.map((reader, i) => reader.read(i * 5000, 5000)))
     for (const [i, page] of pages.entries())

@@ -1,0 +1,170 @@
+/** The control plane's changes of refs: damaged ones, lost races, and the epoch that workers compare. */
+import assert from 'node:assert/strict'
+import { readdir, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { describe, test } from 'node:test'
+
+import type { Digest, Ref } from '../../src/core/index.ts'
+import { Catalogue } from '../../src/server/catalogue.ts'
+import type { MainControlPlaneOptions } from '../../src/server/control.ts'
+import { MainControlPlane } from '../../src/server/control.ts'
+import { ImportProcesses } from '../../src/server/import-processes.ts'
+import { Jobs } from '../../src/server/jobs.ts'
+import { Uploads } from '../../src/server/uploads.ts'
+import { DOMAIN, importBytes } from '../images/harness.ts'
+import type { TestStore } from '../store/data-folder.ts'
+import { testStore } from '../store/data-folder.ts'
+
+interface Rig extends AsyncDisposable {
+  readonly at: TestStore
+  readonly control: MainControlPlane
+  readonly uploads: Uploads
+  readonly epoch: Int32Array
+  readonly digests: readonly [Digest, Digest]
+}
+
+const SILENT = { info: () => undefined, warn: () => undefined, error: () => undefined }
+
+async function rig(): Promise<Rig> {
+  const at = await testStore()
+  const catalogue = new Catalogue(at.store, SILENT)
+  const processes = new ImportProcesses({ concurrency: 1 })
+  const jobs = new Jobs({ processes, logger: SILENT })
+  const uploads = new Uploads(at.store, { onError: (error) => assert.fail(String(error)) })
+  const epoch = new Int32Array(new SharedArrayBuffer(4))
+  const parts = { store: at.store, catalogue, jobs, processes, uploads, epoch }
+  // refs need neither keeper nor reports
+  const control = new MainControlPlane(parts as unknown as MainControlPlaneOptions)
+  control.listening()
+  const { refs } = at.store.domain(DOMAIN)
+  const digests: Digest[] = []
+  for (const name of ['a', 'b']) {
+    const { digest } = await importBytes(at, [Buffer.alloc(5000, name)])
+    await refs.compareAndSwap(name, '1', 0, { image: digest })
+    digests.push(digest)
+  }
+  const [a, b] = digests
+  assert.ok(a && b)
+  return {
+    at,
+    control,
+    uploads,
+    epoch,
+    digests: [a, b],
+    async [Symbol.asyncDispose]() {
+      await jobs.close()
+      await uploads[Symbol.asyncDispose]()
+      await processes[Symbol.asyncDispose]()
+      await at[Symbol.asyncDispose]()
+    },
+  }
+}
+
+function ref(name: string): Ref {
+  return { domain: DOMAIN, name, tag: '1' }
+}
+
+/** Overwrites the files of a tag. */
+async function damage(at: TestStore, name: string): Promise<void> {
+  const folder = join(at.dataDir, 'domains', DOMAIN, 'refs', name)
+  for (const entry of await readdir(folder, { recursive: true, withFileTypes: true }))
+    if (entry.isFile()) await writeFile(join(entry.parentPath, entry.name), 'not JSON')
+}
+
+describe('refs', () => {
+  test('each change moves the epoch before it is acknowledged', async () => {
+    await using rigged = await rig()
+    const { control, epoch, digests } = rigged
+    await control.tag(ref('a'), ref('b'))
+    assert.equal(Atomics.load(epoch, 0), 1)
+    assert.equal(await control.resolve(ref('a')), digests[1])
+    await control.remove(ref('a'))
+    assert.equal(Atomics.load(epoch, 0), 2)
+    await assert.rejects(control.resolve(ref('a')), { code: 'ERR_IMAGE_NOT_FOUND' })
+    await assert.rejects(control.remove(ref('a')), { code: 'ERR_IMAGE_NOT_FOUND' })
+  })
+
+  test('a damaged tag can be replaced, and can be removed', async () => {
+    await using rigged = await rig()
+    const { at, control, digests } = rigged
+    await damage(at, 'a')
+    await assert.rejects(control.resolve(ref('a')), { code: 'ERR_STORE_CORRUPT' })
+    await control.tag(ref('a'), ref('b'))
+    assert.equal(await control.resolve(ref('a')), digests[1])
+    await damage(at, 'a')
+    await control.remove(ref('a'))
+    await assert.rejects(control.resolve(ref('a')), { code: 'ERR_IMAGE_NOT_FOUND' })
+  })
+
+  test('many changes of one tag at once: each is made or refused by code, none is lost half way', async () => {
+    await using rigged = await rig()
+    const { control, epoch } = rigged
+    const results = await Promise.allSettled(
+      Array.from({ length: 6 }, (_, i) => control.tag(ref('new'), ref(i % 2 === 0 ? 'a' : 'b'))),
+    )
+    for (const result of results) {
+      if (result.status === 'rejected') assert.equal(result.reason.code, 'ERR_STORE_REF_CONFLICT')
+    }
+    assert.ok(results.some(({ status }) => status === 'fulfilled'))
+    assert.ok(rigged.digests.includes(await control.resolve(ref('new'))))
+    assert.ok(Atomics.load(epoch, 0) >= 1)
+  })
+
+  test('nothing crosses domains', async () => {
+    await using rigged = await rig()
+    const other = { domain: 'other', name: 'a', tag: '1' }
+    await assert.rejects(rigged.control.tag(other, ref('a')), { code: 'ERR_INVALID_ARGUMENT' })
+  })
+})
+
+describe('imports', () => {
+  test('a target that could not be published is refused before the upload is taken', async () => {
+    await using rigged = await rig()
+    const { control, uploads, digests } = rigged
+    const { id } = await control.beginUpload(DOMAIN, 10)
+    const rest = { format: 'erofs', devices: [] } as const
+    for (const target of [
+      { domain: 'other', name: 'x', tag: '1' },
+      { domain: DOMAIN, name: 'x', digest: digests[0] },
+    ]) {
+      await assert.rejects(control.startImport(DOMAIN, id, { ref: target, ...rest }), {
+        code: 'ERR_REF_INVALID',
+      })
+    }
+    control.drain()
+    await assert.rejects(control.startImport(DOMAIN, id, { ref: ref('x'), ...rest }), {
+      code: 'ERR_SERVER_BUSY',
+    })
+    await assert.rejects(control.beginUpload(DOMAIN, 10), { code: 'ERR_SERVER_BUSY' })
+    await uploads.take(DOMAIN, id).staged[Symbol.asyncDispose]()
+    const checks = await control.readiness()
+    assert.deepEqual(
+      checks.filter(({ ok }) => !ok).map(({ name }) => name),
+      ['serving'],
+    )
+  })
+
+  test('an upload is hashed and parked, stored as a blob, or given back when its digest is wrong', async () => {
+    await using rigged = await rig()
+    const { at, control, uploads } = rigged
+    const upload = async () => {
+      const { id, path } = await control.beginUpload(DOMAIN, 4)
+      await writeFile(path, 'abcd')
+      return id
+    }
+    const parked = await control.finishBlob(DOMAIN, await upload(), { park: true })
+    assert.equal(parked.sizeBytes, 4)
+    const taken = uploads.takeParked(DOMAIN, parked.digest)
+    assert.ok(taken)
+    await taken.staged[Symbol.asyncDispose]()
+    const stored = await control.finishBlob(DOMAIN, await upload())
+    assert.deepEqual({ ...stored }, { digest: parked.digest, sizeBytes: 4, created: true })
+    const expected: Digest = `sha256:${'0'.repeat(64)}`
+    const wrong = await upload()
+    await assert.rejects(control.finishBlob(DOMAIN, wrong, { expected }), {
+      code: 'ERR_STORE_DIGEST_MISMATCH',
+    })
+    await assert.rejects(control.finishBlob(DOMAIN, wrong), { code: 'ERR_UPLOAD_NOT_FOUND' })
+    assert.deepEqual(await readdir(join(at.dataDir, 'domains', DOMAIN, 'uploads')), [])
+  })
+})
