@@ -29,6 +29,7 @@ export interface RunProcessOptions {
 }
 
 interface Waiting {
+  readonly lane: string | undefined
   readonly start: () => void
 }
 
@@ -48,6 +49,8 @@ export class ImportProcesses implements AsyncDisposable {
   readonly #stopGraceMs: number
   readonly #onCrash: ImportProcessesOptions['onCrash']
   readonly #waiting: Waiting[] = []
+  /** Domains that an image is imported into now. */
+  readonly #lanes = new Set<string>()
   readonly #close = new AbortController()
   readonly #ends = new Set<Promise<unknown>>()
   #running = 0
@@ -75,15 +78,15 @@ export class ImportProcesses implements AsyncDisposable {
       this.#close.signal,
       ...(options.signal === undefined ? [] : [options.signal]),
     ])
-    await this.#turn(signal)
+    const lane = laneOf(start)
+    await this.#turn(lane, signal)
     const running = this.#runProcess(start, { ...options, signal })
     this.#ends.add(running)
     try {
       return (await running) as T
     } finally {
       this.#ends.delete(running)
-      this.#running--
-      this.#waiting.shift()?.start()
+      this.#give(lane)
     }
   }
 
@@ -93,11 +96,31 @@ export class ImportProcesses implements AsyncDisposable {
     await Promise.allSettled(this.#ends)
   }
 
+  #isFree(lane: string | undefined): boolean {
+    return this.#running < this.#concurrency && (lane === undefined || !this.#lanes.has(lane))
+  }
+
+  #take(lane: string | undefined): void {
+    this.#running++
+    if (lane !== undefined) this.#lanes.add(lane)
+  }
+
+  /** Gives a place back, and lets those go on who wait for it. */
+  #give(lane: string | undefined): void {
+    this.#running--
+    if (lane !== undefined) this.#lanes.delete(lane)
+    for (;;) {
+      const next = this.#waiting.findIndex((entry) => this.#isFree(entry.lane))
+      if (next < 0) return
+      for (const entry of this.#waiting.splice(next, 1)) entry.start()
+    }
+  }
+
   /** Resolves with a place taken. */
-  async #turn(signal: AbortSignal): Promise<void> {
+  async #turn(lane: string | undefined, signal: AbortSignal): Promise<void> {
     if (signal.aborted) throw cancelled()
-    if (this.#running < this.#concurrency) {
-      this.#running++
+    if (this.#isFree(lane)) {
+      this.#take(lane)
       return
     }
     if (this.#waiting.length >= MAX_WAITING) {
@@ -108,9 +131,10 @@ export class ImportProcesses implements AsyncDisposable {
     }
     const turn = Promise.withResolvers<void>()
     const entry: Waiting = {
+      lane,
       start: () => {
         signal.removeEventListener('abort', cancel)
-        this.#running++
+        this.#take(lane)
         turn.resolve()
       },
     }
@@ -154,6 +178,14 @@ export class ImportProcesses implements AsyncDisposable {
       }
     }
   }
+}
+
+/**
+ * Images of one domain are imported one after the other: two that are written at the same time do not find each
+ * other's chunks, and would share nothing.
+ */
+function laneOf(start: Readonly<Record<string, unknown>>): string | undefined {
+  return start['work'] === 'import' ? String(start['domain']) : undefined
 }
 
 function outcome(
