@@ -8,8 +8,8 @@ import type { Digest, Ref } from '../core/index.ts'
 import { AppError, formatRef, isAppError, isDomain, parseDigest } from '../core/index.ts'
 import { openErofs } from '../erofs/index.ts'
 import type { ImageRecord } from '../images/index.ts'
-import { decodeImageRecord, StoredSource } from '../images/index.ts'
-import type { ListedRef, Store } from '../store/index.ts'
+import { decodeImageRecord, flattenedSize, listImages, StoredSource } from '../images/index.ts'
+import type { Store } from '../store/index.ts'
 import type { Image, ImageList } from './http/index.ts'
 
 const DEFAULT_PAGE = 100
@@ -35,7 +35,6 @@ interface DeviceFacts {
   readonly extents: number
   readonly parsedAsErofs: boolean
   readonly inodes: number
-  readonly logicalBytes: number
 }
 
 /** The part of a logger that is used here. */
@@ -164,14 +163,9 @@ export class Catalogue {
 
   async *#eachTagged(): AsyncGenerator<TaggedImage> {
     for (const domain of await this.#domains(undefined)) {
-      let after: string | undefined
-      do {
-        const page = await this.#store
-          .domain(domain)
-          .refs.list({ limit: MAX_PAGE, ...(after === undefined ? {} : { after }) })
-        yield* page.refs.flatMap((listed) => taggedImage(domain, listed))
-        after = page.next
-      } while (after !== undefined)
+      for await (const { name, tag, image, ref } of listImages(this.#store.domain(domain))) {
+        yield { domain, name, tag, digest: image, updatedAt: ref.updatedAt }
+      }
     }
   }
 
@@ -202,18 +196,13 @@ export class Catalogue {
     for (const device of record.devices)
       facts.push(await this.#deviceFacts(ref.domain, device.sha256))
     const [primary] = facts
-    const flattened = Math.max(
-      ...record.devices.map(
-        (device, i) => (i === 0 ? 0 : (device.unifiedOffset ?? -device.size)) + device.size,
-      ),
-    )
     return {
       ref: formatRef(ref),
       domain: ref.domain,
       name: ref.name,
       ...(ref.tag === undefined ? {} : { tag: ref.tag }),
       digest,
-      sizeBytes: flattened,
+      sizeBytes: flattenedSize(record),
       devices: record.devices.map((device, i) => ({
         sizeBytes: device.size,
         digest: device.sha256,
@@ -247,17 +236,10 @@ export class Catalogue {
       extents: map.extentCount,
       parsedAsErofs: map.parsedAsErofs,
       inodes: map.inodeCount,
-      logicalBytes: map.logicalBytes,
     }
     this.#facts.set(key, facts)
     return facts
   }
-}
-
-function taggedImage(domain: string, { name, tag, ref }: ListedRef): TaggedImage[] {
-  return ref.image === undefined
-    ? []
-    : [{ domain, name, tag, digest: ref.image, updatedAt: ref.updatedAt }]
 }
 
 function notFound(ref: Ref): AppError {
