@@ -4,9 +4,9 @@
  */
 import type { KeeperClient } from '../cache/index.ts'
 import type { Digest, Ref } from '../core/index.ts'
-import { AppError, formatRef, isAppError, isDomain } from '../core/index.ts'
+import { AppError, formatRef, isDomain } from '../core/index.ts'
 import type { ImportSummary } from '../images/index.ts'
-import type { DomainStore, Store } from '../store/index.ts'
+import type { Store } from '../store/index.ts'
 import type { Catalogue } from './catalogue.ts'
 import type { BlobDescriptor } from './data-plane.ts'
 import type { DiskUsage, Image, ImageList, Job, Sharing, Stats } from './http/index.ts'
@@ -14,6 +14,7 @@ import type { ImportProcesses } from './import-processes.ts'
 import type { Jobs } from './jobs.ts'
 import type { ControlPlane, ImportRequest } from './planes.ts'
 import type { Reports } from './reports.ts'
+import { pointTag, removeTag } from './tags.ts'
 import type { Uploads } from './uploads.ts'
 
 export interface MainControlPlaneOptions {
@@ -34,9 +35,6 @@ interface BlobResult {
   readonly sizeBytes: number
   readonly created: boolean
 }
-
-/** Attempts of an unconditional change (import, tag) when others change the tag meanwhile. */
-const MAX_SWAP_ATTEMPTS = 8
 
 export class MainControlPlane implements ControlPlane {
   readonly #options: MainControlPlaneOptions
@@ -103,13 +101,12 @@ export class MainControlPlane implements ControlPlane {
       )
     }
     const { refs } = this.#options.store.domain(domain)
-    const current = await currentRef(refs, name, tag)
-    if (!current) throw new AppError('ERR_IMAGE_NOT_FOUND', `no image '${formatRef(ref)}'`)
     try {
-      await refs.delete(name, tag, current.generation)
+      if (await removeTag(refs, name, tag)) return
     } finally {
       this.#bump()
     }
+    throw new AppError('ERR_IMAGE_NOT_FOUND', `no image '${formatRef(ref)}'`)
   }
 
   async beginUpload(domain: string, sizeBytes: number | undefined) {
@@ -152,15 +149,13 @@ export class MainControlPlane implements ControlPlane {
     request: Omit<ImportRequest, 'upload'>,
   ): Promise<Job> {
     const { uploads, jobs } = this.#options
-    this.#refuseWhenDraining()
-    const { ref } = request
-    if (ref.domain !== domain || ref.tag === undefined) {
-      throw new AppError(
-        'ERR_REF_INVALID',
-        `${formatRef(ref)} cannot be imported into domain '${domain}', expected a tag of it`,
-      )
-    }
     const primary = uploads.take(domain, uploadId)
+    try {
+      this.#checkImport(domain, request.ref)
+    } catch (error) {
+      await primary.staged[Symbol.asyncDispose]()
+      throw error
+    }
     const owned = [primary]
     const devices: ({ path: string } | { digest: Digest })[] = [{ path: primary.staged.path }]
     for (const digest of request.devices) {
@@ -247,22 +242,21 @@ export class MainControlPlane implements ControlPlane {
     const { tag, domain, name } = ref
     if (tag === undefined)
       throw new AppError('ERR_REF_INVALID', `${formatRef(ref)} is a digest, expected a tag`)
-    const { refs } = this.#options.store.domain(domain)
     try {
-      for (let attempt = 1; ; attempt++) {
-        const current = await currentRef(refs, name, tag)
-        const oci = current?.oci === undefined ? {} : { oci: current.oci }
-        try {
-          await refs.compareAndSwap(name, tag, current?.generation ?? 0, { ...oci, image })
-          return
-        } catch (error) {
-          const conflict = isAppError(error) && error.code === 'ERR_STORE_REF_CONFLICT'
-          if (!conflict || attempt === MAX_SWAP_ATTEMPTS) throw error
-        }
-      }
+      await pointTag(this.#options.store.domain(domain).refs, name, tag, image)
     } finally {
       this.#bump()
     }
+  }
+
+  /** An import whose result could not be published is refused before its work. @throws ERR_SERVER_BUSY, ERR_REF_INVALID */
+  #checkImport(domain: string, ref: Ref): void {
+    this.#refuseWhenDraining()
+    if (ref.domain === domain && ref.tag !== undefined) return
+    throw new AppError(
+      'ERR_REF_INVALID',
+      `${formatRef(ref)} cannot be imported into domain '${domain}', expected a tag of it`,
+    )
   }
 
   #refuseWhenDraining(): void {
@@ -276,19 +270,5 @@ export class MainControlPlane implements ControlPlane {
   #bump(): void {
     Atomics.add(this.#options.epoch, 0, 1)
     this.#options.catalogue.changed()
-  }
-}
-
-/** A damaged ref is at generation 0: it can be replaced and removed, nothing else. */
-async function currentRef(
-  refs: DomainStore['refs'],
-  name: string,
-  tag: string,
-): Promise<{ readonly generation: number; readonly oci?: Digest } | undefined> {
-  try {
-    return await refs.resolve(name, tag)
-  } catch (error) {
-    if (isAppError(error) && error.code === 'ERR_STORE_CORRUPT') return { generation: 0 }
-    throw error
   }
 }

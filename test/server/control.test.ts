@@ -118,25 +118,21 @@ describe('refs', () => {
 })
 
 describe('imports', () => {
-  test('a target that could not be published is refused before the upload is taken', async () => {
+  test('a target that could not be published is refused at once, and the upload given back', async () => {
     await using rigged = await rig()
-    const { control, uploads, digests } = rigged
-    const { id } = await control.beginUpload(DOMAIN, 10)
-    const rest = { format: 'erofs', devices: [] } as const
-    for (const target of [
-      { domain: 'other', name: 'x', tag: '1' },
-      { domain: DOMAIN, name: 'x', digest: digests[0] },
-    ]) {
-      await assert.rejects(control.startImport(DOMAIN, id, { ref: target, ...rest }), {
-        code: 'ERR_REF_INVALID',
-      })
+    const { at, control, digests } = rigged
+    const refused = async (target: Ref, code: string, first = () => undefined as void) => {
+      const { id } = await control.beginUpload(DOMAIN, 10)
+      first()
+      const request = { ref: target, format: 'erofs', devices: [] } as const
+      await assert.rejects(control.startImport(DOMAIN, id, request), { code })
+      await assert.rejects(control.finishBlob(DOMAIN, id), { code: 'ERR_UPLOAD_NOT_FOUND' })
     }
-    control.drain()
-    await assert.rejects(control.startImport(DOMAIN, id, { ref: ref('x'), ...rest }), {
-      code: 'ERR_SERVER_BUSY',
-    })
+    await refused({ domain: 'other', name: 'x', tag: '1' }, 'ERR_REF_INVALID')
+    await refused({ domain: DOMAIN, name: 'x', digest: digests[0] }, 'ERR_REF_INVALID')
+    await refused(ref('x'), 'ERR_SERVER_BUSY', () => control.drain())
+    assert.deepEqual(await readdir(join(at.dataDir, 'domains', DOMAIN, 'uploads')), [])
     await assert.rejects(control.beginUpload(DOMAIN, 10), { code: 'ERR_SERVER_BUSY' })
-    await uploads.take(DOMAIN, id).staged[Symbol.asyncDispose]()
     const checks = await control.readiness()
     assert.deepEqual(
       checks.filter(({ ok }) => !ok).map(({ name }) => name),

@@ -1,0 +1,58 @@
+/**
+ * Changes of tags as operators mean them, over the store's conditional updates: a tag is made to name an image,
+ * or removed, whatever it named before. Who must hear of it is not known here.
+ */
+import type { Digest } from '../core/index.ts'
+import { isAppError } from '../core/index.ts'
+import type { DomainStore } from '../store/index.ts'
+
+type Refs = DomainStore['refs']
+
+/** Attempts when others change the tag meanwhile. */
+const MAX_SWAP_ATTEMPTS = 8
+
+/** @throws ERR_STORE_REF_CONFLICT, ERR_STORE_FULL, ERR_STORE_WRITE_FAILED */
+export async function pointTag(
+  refs: Refs,
+  name: string,
+  tag: string,
+  image: Digest,
+): Promise<void> {
+  for (let attempt = 1; ; attempt++) {
+    const current = await currentRef(refs, name, tag)
+    const oci = current?.oci === undefined ? {} : { oci: current.oci }
+    try {
+      await refs.compareAndSwap(name, tag, current?.generation ?? 0, { ...oci, image })
+      return
+    } catch (error) {
+      const conflict = isAppError(error) && error.code === 'ERR_STORE_REF_CONFLICT'
+      if (!conflict || attempt === MAX_SWAP_ATTEMPTS) throw error
+    }
+  }
+}
+
+/**
+ * Refuses when the tag changes meanwhile: what would be removed is not what was looked at.
+ * @returns false when there is no such tag
+ * @throws ERR_STORE_REF_CONFLICT, ERR_STORE_WRITE_FAILED
+ */
+export async function removeTag(refs: Refs, name: string, tag: string): Promise<boolean> {
+  const current = await currentRef(refs, name, tag)
+  if (current === undefined) return false
+  await refs.delete(name, tag, current.generation)
+  return true
+}
+
+/** A damaged ref is at generation 0: it can be replaced and removed, nothing else. */
+async function currentRef(
+  refs: Refs,
+  name: string,
+  tag: string,
+): Promise<{ readonly generation: number; readonly oci?: Digest } | undefined> {
+  try {
+    return await refs.resolve(name, tag)
+  } catch (error) {
+    if (isAppError(error) && error.code === 'ERR_STORE_CORRUPT') return { generation: 0 }
+    throw error
+  }
+}
