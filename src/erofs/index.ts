@@ -2,6 +2,8 @@
  * The EROFS on-disk format: a reader of any image, as far as its data is not compressed. Pure: bytes in
  * through a ByteSource, facts out. It opens no files, caches nothing that grows, serves nothing.
  */
+export type { ByteSource } from '../core/index.ts'
+export { memorySource } from '../core/index.ts'
 export { crc32c, CRC32C_SEED } from './checksum.ts'
 export type { Addressing, DeviceSlot } from './device-table.ts'
 export type { DirectoryEntry, FileType } from './directory-block.ts'

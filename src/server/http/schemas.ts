@@ -105,7 +105,7 @@ export const Job = Type.Object(
       Type.Literal('failed'),
       Type.Literal('cancelled'),
     ]),
-    phase: Type.String({ description: 'staging, reading, writing, publishing' }),
+    phase: Type.String({ description: 'waiting, starting, reading, writing, verifying, publishing; at the end the state' }),
     doneBytes: Bytes('of totalBytes'),
     totalBytes: Bytes('0 while unknown'),
     createdAt: Time,
