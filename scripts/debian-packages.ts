@@ -60,7 +60,11 @@ export const DEBIAN_PACKAGES: readonly DebianPackage[] = [
   { name: 'wrk', commands: ['wrk'], neededFor: 'HTTP load in benchmarks' },
   { name: 'curl', commands: ['curl'], neededFor: 'an HTTP client that is not ours' },
   { name: 'fuse3', commands: ['fusermount3'], neededFor: 'unmounting what nbdfuse mounted' },
-  { name: 'attr', commands: ['getfattr', 'setfattr'], neededFor: 'comparing extended attributes of a mount' },
+  {
+    name: 'attr',
+    commands: ['getfattr', 'setfattr'],
+    neededFor: 'comparing extended attributes of a mount',
+  },
   { name: 'strace', commands: ['strace'], neededFor: 'counting system calls and injecting faults' },
   {
     name: 'prometheus',

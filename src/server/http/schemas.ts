@@ -105,7 +105,10 @@ export const Job = Type.Object(
       Type.Literal('failed'),
       Type.Literal('cancelled'),
     ]),
-    phase: Type.String({ description: 'waiting, starting, reading, writing, verifying, publishing; at the end the state' }),
+    phase: Type.String({
+      description:
+        'waiting, starting, reading, writing, verifying, publishing; at the end the state',
+    }),
     doneBytes: Bytes('of totalBytes'),
     totalBytes: Bytes('0 while unknown'),
     createdAt: Time,
