@@ -8,7 +8,7 @@ const MAX_COUNT = 1_000_000
 /** The server's counters change once a second at most where people look. */
 const MIN_INTERVAL_MS = 200
 
-export function repeatable(value: string, before: readonly string[]): string[] {
+export function repeatable(value: string, before: readonly string[] = []): string[] {
   return [...before, value]
 }
 

@@ -83,7 +83,7 @@ function addImport(program: Command, invoke: Invoke): void {
     )
     .argument('<FILE>', 'the image: its first device')
     .argument('<REF>', REF_HELP)
-    .option('--device <FILE>', 'an extra device; repeat it in slot order', repeatable, [])
+    .option('--device <FILE>', 'an extra device; repeat it in slot order', repeatable)
     .addOption(
       new Option('--progress <MODE>', 'how progress is shown on stderr')
         .choices([...PROGRESS_MODES])
@@ -183,7 +183,11 @@ function addReports(program: Command, invoke: Invoke): void {
     )
     .option('--domain <DOMAIN>', 'only images of one domain')
     .option('-w, --watch', 'draw it again and again (with --json: one line each)')
-    .option('--interval <TIME>', 'time between two tables of --watch', parseIntervalOption, 1000)
+    .addOption(
+      new Option('--interval <TIME>', 'time between two tables of --watch')
+        .argParser(parseIntervalOption)
+        .default(1000, '1s'),
+    )
     .addOption(new Option('--reset', 'start a new epoch').conflicts('watch'))
     .addOption(jsonOption())
     .action(async () => {

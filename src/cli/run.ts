@@ -78,10 +78,10 @@ function usageError(
   if (code === 'commander.help') return COMMAND_MISSING
   const [text = '', suggestion] = error.message.replace(/^error: /, '').split('\n')
   const message = text.replace('. Allowed choices are ', ', expected one of ').replace(/\.$/, '')
-  const hint = suggestion?.replace(/^\((.*)\)$/, '$1').replace(/^Did you/, 'did you')
-  return new AppError('ERR_CLI_USAGE', message, {
-    hint: hint ?? `commonpage ${commandOf(program, args)} --help shows what is expected`,
-  })
+  const nearest = suggestion?.replace(/^\((.*)\)$/, '$1').replace(/^Did you/, 'did you')
+  const command = commandOf(program, args)
+  const hint = nearest ?? `commonpage ${command} --help shows what is expected`
+  return new AppError('ERR_CLI_USAGE', message, { hint })
 }
 
 /** The names of the command that the line begins with, as far as there is one: `import erofs`. */

@@ -206,6 +206,19 @@ describe('images', () => {
       assert.match(limited.stdout, /1 directory, 1 file, 2\.0 KiB/)
     }))
 
+  test('tree of a file is a usage error, and its bytes are not taken for a listing', () =>
+    withServer(async (server) => {
+      server.override = (_request, response) => {
+        response.writeHead(200, { 'content-type': 'application/json', 'accept-ranges': 'bytes' })
+        response.end('{"path": "a", "entries": []}\n')
+        return true
+      }
+      const { code, stdout, stderr } = await run(server, 'image', 'tree', 'demo/base:1', 'etc/a')
+      assert.deepEqual([code, stdout], [2, ''])
+      assert.match(stderr, /^error\[ERR_CLI_USAGE\]: \/etc\/a is not a directory$/m)
+      assert.match(stderr, /^hint: commonpage image cat demo\/base:1 etc\/a$/m)
+    }))
+
   test('cat gives bytes as they are; a directory and a missing file are errors', () =>
     withServer(async (server) => {
       const urls: (string | undefined)[] = []
@@ -414,6 +427,27 @@ describe('servers that do not answer as one', () => {
     assert.equal(json.stdout, '')
     const { error } = JSON.parse(json.stderr) as { error: Record<string, unknown> }
     assert.deepEqual([error['code'], error['exit']], ['ERR_CLI_SERVER_UNREACHABLE', 5])
+  })
+
+  test('a port that does not speak HTTP, or not TLS: said without the words of a parser', async () => {
+    await using greeter = createServer((socket) => {
+      socket.on('error', () => undefined).resume()
+      socket.end('NBDMAGICIHAVEOPT\0\x03')
+    })
+    await once(greeter.listen(0, '127.0.0.1'), 'listening')
+    const { port } = greeter.address() as AddressInfo
+    for (const [scheme, spoken] of [
+      ['http', 'HTTP'],
+      ['https', 'TLS'],
+    ]) {
+      const url = `${scheme}://127.0.0.1:${port}`
+      const { code, stderr } = await runCommand(['du', '--server', url])
+      assert.equal(code, 5)
+      assert.match(
+        stderr,
+        new RegExp(`: what answers there does not speak ${spoken}\\nhint: another`),
+      )
+    }
   })
 
   test('another program answers', () =>

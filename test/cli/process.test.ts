@@ -100,6 +100,14 @@ describe('help', () => {
     const option = await runCommand(['du', '--jsn'])
     assert.equal(option.code, 2)
     assert.match(option.stderr, /unknown option '--jsn'\nhint: did you mean --json\?/)
+    const missing = await runCommand(['import', 'erofs', 'base.erofs'])
+    assert.equal(missing.code, 2)
+    assert.match(missing.stderr, /'REF'\nhint: commonpage import erofs --help shows/)
+    const choice = await runCommand(['serve', '--log-level', 'x'])
+    assert.match(
+      choice.stderr,
+      /'x' is invalid, expected one of trace, .*silent\nhint: commonpage serve --help/,
+    )
     assert.equal((await runCommand(['image', 'tree', 'demo/x:1', '--depth', '0'])).code, 2)
     assert.equal((await runCommand(['image'])).code, 2)
     assert.equal((await runCommand(['image', 'show', 'x'])).code, 2)

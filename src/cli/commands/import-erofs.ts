@@ -9,7 +9,7 @@ import type { Style } from '../render/style.ts'
 import { escapeName, formatCount, shortDigestOf, shortRef } from '../render/text.ts'
 
 export interface ImportErofsOptions {
-  readonly device: readonly string[]
+  readonly device?: readonly string[]
   readonly progress: string
 }
 
@@ -28,7 +28,12 @@ export async function runImportErofs(
   const progress = new Progress({ mode, stream: context.stderr })
   let report: ImportReport
   try {
-    report = await importErofs(client, ref, { image: file, devices: options.device }, progress)
+    report = await importErofs(
+      client,
+      ref,
+      { image: file, devices: options.device ?? [] },
+      progress,
+    )
   } catch (error) {
     progress.clear()
     if (invocation.signal.aborted) output.say('cancelled')
