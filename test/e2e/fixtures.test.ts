@@ -9,6 +9,7 @@ import { readFile, writeFile, mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
+import { fileURLToPath } from 'node:url'
 
 import { missing } from '../requires.ts'
 import type { ListedEntry } from './kernel-mount.ts'
@@ -24,7 +25,7 @@ import type { ServerProcess } from './server-process.ts'
 import { runOk, startServerProcess } from './server-process.ts'
 import { Random } from './trees.ts'
 
-const FIXTURES = new URL('../fixtures/erofs/', import.meta.url).pathname
+const FIXTURES = fileURLToPath(new URL('../fixtures/erofs/', import.meta.url))
 
 /** Name of the image, with its extra devices. */
 const IMAGES: Readonly<Record<string, readonly string[]>> = {

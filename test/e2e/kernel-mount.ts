@@ -8,6 +8,7 @@ import { mkdtemp, rm, stat } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
 
 import { run, runOk } from './server-process.ts'
 
@@ -121,7 +122,7 @@ export async function listTree(
   root: string,
   options: { contents?: boolean } = {},
 ): Promise<Map<string, ListedEntry>> {
-  const script = new URL('list-tree.py', import.meta.url).pathname
+  const script = fileURLToPath(new URL('list-tree.py', import.meta.url))
   const out = await runOk('/usr/bin/python3', [
     script,
     root,

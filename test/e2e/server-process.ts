@@ -9,8 +9,9 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
+import { fileURLToPath } from 'node:url'
 
-const MAIN = new URL('../../src/cli/main.ts', import.meta.url).pathname
+const MAIN = fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url))
 const START_DEADLINE_MS = 30_000
 const STOP_DEADLINE_MS = 40_000
 

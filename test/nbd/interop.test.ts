@@ -7,6 +7,7 @@ import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import { promisify } from 'node:util'
 
+import { findCommand } from '../../scripts/debian-packages.ts'
 import { missing } from '../requires.ts'
 import { pattern, providerOf, TestExport } from './exports.ts'
 import { TestServer } from './harness.ts'
@@ -27,7 +28,8 @@ describe('real clients', () => {
   let uri = ''
 
   const tool = async (command: string, ...args: string[]): Promise<string> => {
-    const { stdout } = await run(command, args, { env, timeout: 30_000 })
+    // a plain user's PATH does not have all of them
+    const { stdout } = await run(findCommand(command) ?? command, args, { env, timeout: 30_000 })
     return stdout
   }
 

@@ -124,4 +124,14 @@ describe('tracked files', () => {
     })
     assert.deepEqual(guilty, [])
   })
+
+  test('no program takes the path of a URL for the path of a file: a folder may have a space', () => {
+    const programs = checkoutFiles({ untracked: true }).filter((file) => /\.[jt]s$/.test(file))
+    const guilty = programs.filter(
+      (file) =>
+        existsSync(join(ROOT, file)) &&
+        /import\.meta\.url\s*,?\s*\)\s*\.pathname/.test(readFileSync(join(ROOT, file), 'utf8')),
+    )
+    assert.deepEqual(guilty, [], 'fileURLToPath(new URL(…)) is the path of the file')
+  })
 })

@@ -10,6 +10,7 @@ import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
+import { fileURLToPath } from 'node:url'
 
 import { NbdReader } from '../../src/cli/demo/nbd-reader.ts'
 import type { ServerProcess } from '../e2e/server-process.ts'
@@ -18,7 +19,7 @@ import { Random } from '../e2e/trees.ts'
 import { missing } from '../requires.ts'
 import { PipelinedReader } from './pipelined-reader.ts'
 
-const MAIN = new URL('../../src/cli/main.ts', import.meta.url).pathname
+const MAIN = fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url))
 const IMAGE_BYTES = 24 * 1024 * 1024
 const ARGS = ['--cache-size', '128MiB', '--workers', '2']
 const FAST_DRAIN = ['--drain-timeout', '1s']

@@ -5,6 +5,7 @@ import { cpSync } from 'node:fs'
 import { chmod, mkdir, readFile, readdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { describe, test } from 'node:test'
+import { fileURLToPath } from 'node:url'
 
 import { digestOf } from '../../src/core/index.ts'
 import type { Store } from '../../src/store/index.ts'
@@ -17,7 +18,7 @@ import { importOnce } from './import-scenario.ts'
 /** Debian's user and group without rights. */
 const NOBODY = 65_534
 
-const CHILD = new URL('./crash-child.ts', import.meta.url).pathname
+const CHILD = fileURLToPath(new URL('./crash-child.ts', import.meta.url))
 
 async function* stream(...pieces: Uint8Array[]): AsyncGenerator<Uint8Array> {
   for (const piece of pieces) yield await Promise.resolve(piece)
