@@ -16,7 +16,12 @@ export async function checkClient(env: Environment): Promise<Finding[]> {
     await checkErofs(),
     await checkNbd(),
     await checkTool(env, 'nbd-client', 'attaches an export as /dev/nbdN', 'nbd-client'),
-    await checkTool(env, 'nbdfuse', 'shows an export as a file, without the nbd module', 'nbdfuse'),
+    await checkTool(
+      env,
+      'nbdfuse',
+      'shows an export as a file, without the nbd module',
+      'libnbd-bin',
+    ),
     await checkTool(env, 'mkfs.erofs', 'builds images', 'erofs-utils'),
   ]
 }
