@@ -6,7 +6,7 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 
-import { AppError, formatSize, MIB, parseRef } from '../../core/index.ts'
+import { AppError, formatSize, isAppError, MIB, parseRef } from '../../core/index.ts'
 import type { Ref } from '../../core/index.ts'
 import { loadConfig } from '../../server/config.ts'
 import type { ListenAddress, ServerConfig } from '../../server/config.ts'
@@ -48,10 +48,7 @@ export async function runDemo(invocation: Invocation, options: DemoOptions): Pro
       signal: context.signal,
       say: (text) => output.say(text),
     })
-    await using server = await startServer(
-      await demoConfig(join(folder, 'data')),
-      output.say.bind(output),
-    )
+    await using server = await startSomewhere(join(folder, 'data'), output.say.bind(output))
     const client = new ApiClient({ url: server.url, origin: 'the demo' }, context.signal)
     const base = await bring(invocation, client, server.ready.nbd, BASE, images.base)
     const application = await bring(
@@ -82,9 +79,24 @@ interface RunningServer extends AsyncDisposable {
   readonly ended: Promise<void>
 }
 
-async function demoConfig(data: string): Promise<ServerConfig> {
+/** On the default ports, or on free ones when somebody has them, or takes them in this moment. */
+async function startSomewhere(data: string, say: (text: string) => void): Promise<RunningServer> {
   const http = await freePort({ host: '127.0.0.1', port: 8080 })
   const nbd = await freePort({ host: '127.0.0.1', port: 10809 })
+  try {
+    return await startServer(await demoConfig(data, http, nbd), say)
+  } catch (error) {
+    if (!isAppError(error) || error.code !== 'ERR_SERVER_LISTEN') throw error
+    const free = { host: '127.0.0.1', port: 0 }
+    return startServer(await demoConfig(data, free, free), say)
+  }
+}
+
+async function demoConfig(
+  data: string,
+  http: ListenAddress,
+  nbd: ListenAddress,
+): Promise<ServerConfig> {
   const { config } = await loadConfig({
     flags: {
       data,
