@@ -2,9 +2,16 @@
 import assert from 'node:assert/strict'
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
+import { mkdtemp, rm } from 'node:fs/promises'
+import { createServer } from 'node:http'
+import type { IncomingMessage } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { tmpdir } from 'node:os'
+import { dirname, join } from 'node:path'
 import { after, beforeEach, describe, test } from 'node:test'
 
 import { digestOf } from '../../src/core/index.ts'
+import { receiveBody } from '../../src/server/http/upload.ts'
 import { RawClient } from './raw-client.ts'
 import { startTestServer } from './test-server.ts'
 import { until } from './until.ts'
@@ -174,5 +181,23 @@ describe('admission', () => {
     await once(client.socket, 'close')
     await until(() => control.aborted.length === 1)
     assert.equal(control.uploads.size, 0)
+  })
+
+  test('a client that left before its body was asked for is noticed at once', async (t) => {
+    const front = createServer()
+    t.after(() => front.close())
+    front.listen(0, '127.0.0.1')
+    await once(front, 'listening')
+    const { port } = front.address() as AddressInfo
+    const client = await RawClient.open(port)
+    client.send('POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\nabc')
+    const [request] = (await once(front, 'request')) as [IncomingMessage]
+    client.socket.destroy()
+    await new Promise((resolve) => request.once('close', resolve))
+    const path = join(await mkdtemp(join(tmpdir(), 'commonpage-upload-')), 'body')
+    t.after(() => rm(dirname(path), { recursive: true }))
+    await assert.rejects(receiveBody(request, { path, limitBytes: 1000 }), {
+      code: 'ERR_HTTP_UPLOAD_ABORTED',
+    })
   })
 })

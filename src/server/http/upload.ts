@@ -81,6 +81,8 @@ class BodyReceiver {
     this.#request.once('end', onEnd)
     this.#request.once('close', onClose)
     this.#request.once('error', onClose)
+    // The client may have left while the upload was admitted: then no event tells it any more.
+    if (this.#request.destroyed) onClose()
     try {
       await promise
     } finally {
