@@ -102,9 +102,11 @@ export async function qemuNbd(image: string): Promise<Contender> {
 export async function nginx(folder: string, file: string): Promise<Contender> {
   const port = await freePort()
   const config = join(folder, 'nginx.conf')
+  // As root its workers would change to another user, who may not enter the folder.
+  const user = process.getuid?.() === 0 ? 'user root; ' : ''
   writeFileSync(
     config,
-    `daemon off; worker_processes 2; pid ${folder}/nginx.pid; error_log ${folder}/nginx.err;
+    `${user}daemon off; worker_processes 2; pid ${folder}/nginx.pid; error_log ${folder}/nginx.err;
 events { worker_connections 1024; }
 http { access_log off; sendfile on; tcp_nopush on; tcp_nodelay on; keepalive_requests 1000000; default_type application/octet-stream;
   client_body_temp_path ${folder}/b; proxy_temp_path ${folder}/p; fastcgi_temp_path ${folder}/f; uwsgi_temp_path ${folder}/u; scgi_temp_path ${folder}/s;

@@ -20,7 +20,11 @@ const contenders: Contender[] = [
   stack.use(await commonpage({ image: image.path, front: 'http' })),
   stack.use(await nginx(image.folder, basename(image.path))),
 ]
-for (const contender of contenders) await (await fetch(contender.url)).arrayBuffer()
+for (const contender of contenders) {
+  const response = await fetch(contender.url)
+  if (!response.ok) throw new Error(`${contender.name} answers ${response.status}`)
+  await response.body?.pipeTo(new WritableStream())
+}
 const rows: Row[] = []
 for (const [scenario, rangeBytes] of [
   ['4 KiB', 4096],
