@@ -2,22 +2,15 @@
 import type { Contender } from './contenders.ts'
 import { commonpage, nbdkitFile, nbdkitMemory, peakBytes, qemuNbd } from './contenders.ts'
 import { benchImage } from './image.ts'
-import type { Measured, NbdLoad } from './load.ts'
+import type { Measured } from './load.ts'
 import { fio, medians } from './load.ts'
+import { HIT_LOADS, readAll } from './hit-loads.ts'
 import type { Row } from './report.ts'
 import { markdown, writeReport } from './report.ts'
 
 const rounds = Number(process.env['BENCH_ROUNDS'] ?? 3)
 const seconds = Number(process.env['BENCH_SECONDS'] ?? 3)
 const files = Number(process.env['BENCH_FILES'] ?? 12_000)
-
-const scenarios: Readonly<Record<string, NbdLoad>> = {
-  '4 KiB, depth 1': { blockBytes: 4096, depth: 1, connections: 1, seconds },
-  '4 KiB, depth 32': { blockBytes: 4096, depth: 32, connections: 1, seconds },
-  '4 KiB, 4 connections × depth 32': { blockBytes: 4096, depth: 32, connections: 4, seconds },
-  '128 KiB, depth 8': { blockBytes: 131_072, depth: 8, connections: 1, seconds },
-  '1 MiB, depth 4': { blockBytes: 1_048_576, depth: 4, connections: 1, seconds },
-}
 
 await using image = await benchImage(files)
 const contenders: Contender[] = []
@@ -30,18 +23,9 @@ for (const start of [
 ]) {
   contenders.push(stack.use(await start()))
 }
-for (const contender of contenders) {
-  await fio(contender, {
-    blockBytes: 1_048_576,
-    depth: 4,
-    connections: 1,
-    seconds: 0,
-    pattern: 'read',
-    onceBytes: image.sizeBytes,
-  })
-}
+for (const contender of contenders) await readAll(contender, image.sizeBytes)
 const rows: Row[] = []
-for (const [scenario, load] of Object.entries(scenarios)) {
+for (const [scenario, load] of Object.entries(HIT_LOADS)) {
   const runs = new Map<Contender, Measured[]>(contenders.map((contender) => [contender, []]))
   for (let round = 0; round < rounds; round++) {
     for (const [contender, measured] of runs) measured.push(await fio(contender, load))
