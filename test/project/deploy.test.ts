@@ -133,9 +133,9 @@ describe('deploy/systemd', () => {
   async function withUnit<T>(use: (file: string) => Promise<T>): Promise<T> {
     const folder = await mkdtemp(join(tmpdir(), 'commonpage-unit-'))
     const file = join(folder, 'commonpage.service')
-    // The command is not installed on a machine that runs tests; its place in the unit is checked with Node's.
+    // The command is not installed on a machine that runs tests; a program that every machine has stands for it.
     const text = read('deploy/systemd/commonpage.service')
-    await writeFile(file, text.replace(/^ExecStart=commonpage /m, `ExecStart=${process.execPath} `))
+    await writeFile(file, text.replace(/^ExecStart=commonpage /m, 'ExecStart=/bin/true '))
     try {
       return await use(file)
     } finally {
