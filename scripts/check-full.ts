@@ -1,6 +1,6 @@
 /**
  * `npm run check:full`: all tests at full counts (COMMONPAGE_FULL=1). Takes long; writes what was run and the
- * figures and seeds that tests print as `evidence: name=value` to docs/evidence/check-full.md.
+ * figures and seeds that tests print as `evidence: NAME KEY=VALUE …` to docs/evidence/check-full.md.
  */
 import { relative } from 'node:path'
 
@@ -31,7 +31,7 @@ const file = writeEvidence('check-full', 'The last full check', [
   '',
   ...(failures.length === 0 ? [] : [...failures.map((line) => `- ${line}`), '']),
   ...(skips.length === 0 ? [] : [...skips.map((line) => `- ${line}`), '']),
-  '| figure | value |',
+  '| of | figures |',
   '| --- | --- |',
   ...result.evidence.map(([name, value]) => `| ${name} | ${value} |`),
 ])

@@ -21,7 +21,7 @@ const SERIAL_FOLDERS = /^test\/(?:interop|e2e|project|docs)\//
 /** A file elsewhere asks for the machine with this word in its opening comment. */
 const SERIAL_MARK = '@serial'
 const OPENING_CHARACTERS = 2_000
-const EVIDENCE = /^evidence: ([\w.-]+)=(.+)$/
+const EVIDENCE = /^evidence: ([\w.-]+) (.+)$/
 
 export interface SkippedTest {
   readonly name: string
@@ -34,7 +34,7 @@ export interface SuiteResult {
   readonly durationMs: number
   readonly skipped: readonly SkippedTest[]
   readonly failedFiles: readonly string[]
-  /** Figures that tests printed as `evidence: name=value`, in order. */
+  /** Figures that tests printed as `evidence: NAME KEY=VALUE …`, in order. */
   readonly evidence: readonly (readonly [name: string, value: string])[]
 }
 

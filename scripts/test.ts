@@ -40,7 +40,7 @@ async function main(): Promise<boolean> {
   const result = await runSuite(files)
   const skipIsFailure = process.env['REQUIRE_ALL'] === '1' && result.skipped.length > 0
   const last = [
-    ...result.evidence.map(([name, value]) => `  ${name} = ${value}`),
+    ...result.evidence.map(([name, value]) => `  ${name}: ${value}`),
     ...describeSkips(result.skipped),
     ...(skipIsFailure ? ['✖ REQUIRE_ALL=1: a skipped test is a failure'] : []),
     ...describeFailures(checks),

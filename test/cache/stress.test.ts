@@ -16,6 +16,7 @@ import {
   sumCacheCounters,
 } from '../../src/cache/index.ts'
 import type { StressData, StressResult } from './stress-thread.ts'
+import { evidence } from '../evidence.ts'
 
 const FULL = process.env['COMMONPAGE_FULL'] === '1'
 const FRAME_SIZE = 16_384
@@ -59,20 +60,20 @@ async function stress(role: 'hits' | 'careless', reads: number) {
 }
 
 describe('cache under threads', () => {
-  test('no reader uses bytes of another page while pages are evicted under it', async (t) => {
+  test('no reader uses bytes of another page while pages are evicted under it', async () => {
     const { reads, wrong, evictions } = await stress('hits', FULL ? 11_000_000 : 1_000_000)
-    t.diagnostic(`${reads} reads, ${evictions} evictions, ${wrong} wrong`)
+    evidence('pins.two-threads', { reads, evictions, wrong })
     assert.equal(wrong, 0)
     assert.ok(evictions > reads / 100, `only ${evictions} evictions`)
   })
 
-  test('the same stress finds a reader that ignores the EVICTING bit', async (t) => {
+  test('the same stress finds a reader that ignores the EVICTING bit', async () => {
     const { reads, wrong } = await stress('careless', 300_000)
-    t.diagnostic(`${reads} reads, ${wrong} wrong`)
+    evidence('pins.careless-reader', { reads, wrong })
     assert.ok(wrong > 0)
   })
 
-  test('keeper, fill thread and two readers: right bytes, every pin returned', async (t) => {
+  test('keeper, fill thread and two readers: right bytes, every pin returned', async () => {
     const cacheBytes = FRAMES * FRAME_SIZE
     const memory = createCacheMemory({
       cacheBytes,
@@ -97,7 +98,7 @@ describe('cache under threads', () => {
     client.close()
     await Promise.all([keeper, filler, ...readers].map((worker) => worker.terminate()))
     for (const { reads, wrong, refused } of results) {
-      t.diagnostic(`${reads} reads, ${refused} given up, ${wrong} wrong`)
+      evidence('cache.keeper-and-two-readers', { reads, refused, wrong })
       assert.equal(wrong, 0)
       assert.ok(refused <= reads / 16)
     }

@@ -12,6 +12,7 @@ import { missing } from '../requires.ts'
 import { runOk, startServerProcess } from './server-process.ts'
 import type { ServerProcess } from './server-process.ts'
 import { Random } from './trees.ts'
+import { evidence } from '../evidence.ts'
 
 const CLIENTS = 64
 const IMAGE_BYTES = 48 * 1024 * 1024
@@ -52,9 +53,8 @@ test(`${CLIENTS} clients open a cold image at once`, { skip: missing('root', 'fi
     const read = (await readBytes(server.pid)) - before
     const { pages, frameSizeBytes } = await residentPages(server)
     const distinct = pages * frameSizeBytes
-    console.log(
-      `evidence: storm clients=${CLIENTS} read=${read} distinct=${distinct} ratio=${(read / distinct).toFixed(4)}`,
-    )
+    const ratio = (read / distinct).toFixed(4)
+    evidence('cold-storm', { clients: CLIENTS, read, distinct, ratio })
     assert.ok(distinct > IMAGE_BYTES / 16)
     assert.ok(
       read <= 1.02 * distinct,

@@ -15,6 +15,7 @@ import { mountExport } from './kernel-mount.ts'
 import type { ServerProcess } from './server-process.ts'
 import { runOk, startServerProcess } from './server-process.ts'
 import { makeTree } from './trees.ts'
+import { evidence } from '../evidence.ts'
 
 const SKIP = missing('root', 'nbdfuse', '/dev/fuse', 'erofs', 'mkfs.erofs')
 const SLACK_BYTES = 256 * 1024
@@ -63,9 +64,11 @@ describe('a derived image', { skip: SKIP, concurrency: false }, () => {
     assert.equal(again.newBytes, 0)
     assert.ok(first.newBytes > 0)
     const oracle = newBytes(base, derived)
-    console.log(
-      `evidence: sharing.store first=${first.newBytes} derived=${second.newBytes} U=${oracle.totalBytes}`,
-    )
+    evidence('sharing.store', {
+      first: first.newBytes,
+      derived: second.newBytes,
+      U: oracle.totalBytes,
+    })
     // All new pieces are of 64 KiB chunks and of single inodes and directory blocks: U is what they hold.
     assert.ok(
       second.newBytes <= 1.02 * oracle.totalBytes,
@@ -88,9 +91,12 @@ describe('a derived image', { skip: SKIP, concurrency: false }, () => {
     const row = now.images.find(({ ref }) => ref === 'share/derived:1' || ref === 'share/again:1')
     assert.ok(row)
     const oracle = newBytes(base, derived)
-    console.log(
-      `evidence: sharing.added added=${row.addedBytes} touched=${row.touchedBytes} U=${oracle.totalBytes} ratio=${(row.addedBytes / oracle.totalBytes).toFixed(3)}`,
-    )
+    evidence('sharing.added', {
+      added: row.addedBytes,
+      touched: row.touchedBytes,
+      U: oracle.totalBytes,
+      ratio: (row.addedBytes / oracle.totalBytes).toFixed(3),
+    })
     assert.ok(
       row.addedBytes <= 1.15 * oracle.totalBytes + SLACK_BYTES,
       `added ${row.addedBytes}, U ${oracle.totalBytes}`,
@@ -104,7 +110,7 @@ describe('a derived image', { skip: SKIP, concurrency: false }, () => {
     await assertMetricsAgree(server, now)
     const grown = now.residentBytes - earlier.residentBytes
     const seen = rss - rssBefore
-    console.log(`evidence: sharing.resident counted=${grown} smaps=${seen}`)
+    evidence('sharing.resident', { counted: grown, smaps: seen })
     assert.ok(
       Math.abs(seen - grown) <= 0.05 * grown,
       `resident grew by ${grown}, smaps says ${seen}`,

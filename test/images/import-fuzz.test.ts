@@ -21,6 +21,7 @@ import { DIRECTORY, directoryBlock, FILE, ImageBuilder, ROOT_NID } from '../erof
 import type { TestStore } from '../store/data-folder.ts'
 import { count, dataFolder, filesBelow, testStore } from '../store/data-folder.ts'
 import { DOMAIN, importBytes, readBack } from './harness.ts'
+import { evidence } from '../evidence.ts'
 
 type Random = (below: number) => number
 
@@ -210,7 +211,7 @@ describe('mutated images', () => {
   })
 
   for (const [index, [title, group]] of groups.entries()) {
-    test(title, async (context) => {
+    test(title, async () => {
       const tally: Tally = { imported: 0, parsed: 0, refused: 0, mostCpuMs: 0 }
       const rounds = count(3000, 50)
       for (let first = 0; first < rounds; first += IMAGES_PER_STORE) {
@@ -222,7 +223,7 @@ describe('mutated images', () => {
           })
         }
       }
-      context.diagnostic(JSON.stringify(tally))
+      evidence('fuzz.import', { images: title.replaceAll(' ', '-'), rounds, ...tally })
       // The damage must reach the parser, not stop at the superblock.
       assert.ok(tally.parsed > rounds / 5, JSON.stringify(tally))
       assert.ok(tally.mostCpuMs < MAX_CPU_MS, JSON.stringify(tally))

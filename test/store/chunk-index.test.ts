@@ -20,6 +20,7 @@ import { SpoolFile } from '../../src/store/spool-file.ts'
 import { hasCode } from '../contract/storage-engine.ts'
 import type { TestStore } from './data-folder.ts'
 import { count, dataFolder, seeded, testStore } from './data-folder.ts'
+import { evidence } from '../evidence.ts'
 
 /** A blob of one-block chunks named by numbers: the same number is the same chunk. */
 async function blobOf(domain: DomainStore, numbers: readonly number[]): Promise<Digest> {
@@ -385,7 +386,7 @@ describe('chunk runs', () => {
   test(
     'memory per chunk stays below 2 bytes, false answers below 1 %, whatever the number',
     { timeout: 600_000 },
-    async (context) => {
+    async () => {
       await using folder = await dataFolder()
       const total = count(10_000_000, 1_000_000)
       const parts = 10
@@ -417,10 +418,13 @@ describe('chunk runs', () => {
         assert.ok(merged.mayHave(syntheticDigest(number)))
       }
       const { size } = await stat(merged.path)
-      context.diagnostic(
-        `${total} chunks: ${perChunk.toFixed(3)} B of memory and ${(size / total).toFixed(1)} B of disk each, ` +
-          `${((passed / asked) * 100).toFixed(3)} % false answers, merged in ${(mergeMs / 1000).toFixed(1)} s`,
-      )
+      evidence('chunk-index', {
+        chunks: total,
+        memoryBytesEach: perChunk.toFixed(3),
+        diskBytesEach: (size / total).toFixed(1),
+        falseAnswers: `${((passed / asked) * 100).toFixed(3)}%`,
+        mergeSeconds: (mergeMs / 1000).toFixed(1),
+      })
       assert.ok(perChunk <= 2, `${perChunk} bytes`)
       assert.ok(passed / asked < 0.01, `${passed} of ${asked}`)
     },

@@ -14,6 +14,7 @@ import { SpaceLedger } from '../../src/store/space-ledger.ts'
 import { hasCode } from '../contract/storage-engine.ts'
 import { count, dataFolder, filesBelow, testStore } from './data-folder.ts'
 import { importOnce } from './import-scenario.ts'
+import { evidence } from '../evidence.ts'
 
 /** Debian's user and group without rights. */
 const NOBODY = 65_534
@@ -227,7 +228,7 @@ describe('crashes', () => {
     return seen.join(', ')
   }
 
-  test('after each change of the disk in turn: what is there is whole, acknowledged work stays, a repeat completes', async (context) => {
+  test('after each change of the disk in turn: what is there is whole, acknowledged work stays, a repeat completes', async () => {
     await using folder = await dataFolder()
     const dataDir = join(folder.path, 'data')
     const acknowledged: string[] = []
@@ -244,7 +245,7 @@ describe('crashes', () => {
     )
     const outcomes = new Set<string>()
     for (const one of crashes) outcomes.add(await recover(one.path, one.acknowledged))
-    context.diagnostic(`${crashes.length} crash points, ${outcomes.size} distinct outcomes`)
+    evidence('store.crashes', { points: crashes.length, outcomes: outcomes.size })
     assert.ok(crashes.length > 30)
     assert.deepEqual([...outcomes].at(-1), ALL.join(', '))
   })
