@@ -30,12 +30,12 @@ export async function commonpage(options: {
   readonly front: 'nbd' | 'http'
   readonly args?: readonly string[]
   readonly data?: string
-  readonly env?: Readonly<Record<string, string>>
+  readonly nodeArgs?: readonly string[]
 }): Promise<Contender> {
   const server = await startServerProcess({
     args: ['--cache-size', '1GiB', ...(options.args ?? [])],
     ...(options.data === undefined ? {} : { data: options.data }),
-    ...(options.env === undefined ? {} : { env: options.env }),
+    ...(options.nodeArgs === undefined ? {} : { nodeArgs: options.nodeArgs }),
   })
   const imported = await server.run('import', 'erofs', options.image, 'bench/image:1', '--quiet')
   if (imported.code !== 0) throw new Error(`import failed: ${imported.stderr}`)

@@ -6,7 +6,7 @@ import { benchImage } from './image.ts'
 import { fio } from './load.ts'
 import { HIT_LOADS, readAll } from './hit-loads.ts'
 import type { Profile } from './profile.ts'
-import { profile, profileTable, PROFILED_NODE_OPTIONS } from './profile.ts'
+import { forgetNames, profile, profileTable, PROFILED_NODE_ARGS } from './profile.ts'
 
 const seconds = Number(process.env['BENCH_SECONDS'] ?? 3)
 const files = Number(process.env['BENCH_FILES'] ?? 12_000)
@@ -15,7 +15,7 @@ await using image = await benchImage(files)
 await using server = await commonpage({
   image: image.path,
   front: 'nbd',
-  env: { NODE_OPTIONS: PROFILED_NODE_OPTIONS },
+  nodeArgs: PROFILED_NODE_ARGS,
 })
 const [pid = 0] = server.pids()
 await readAll(server, image.sizeBytes)
@@ -28,6 +28,7 @@ for (const [name, load] of Object.entries(HIT_LOADS)) {
   await running
   if (sampled !== undefined) profiles.set(name, sampled)
 }
+await forgetNames(pid)
 const text =
   profiles.size > 0
     ? profileTable(profiles)

@@ -12,8 +12,12 @@ import { join } from 'node:path'
 const FREQUENCY = 1999
 const MAX_REPORT_BYTES = 32 * 1024 * 1024
 
-/** For Node of the server that is profiled: names JavaScript functions to perf (through /tmp/perf-PID.map). */
-export const PROFILED_NODE_OPTIONS = '--perf-basic-prof'
+/** For Node of the server that is profiled: names JavaScript functions to perf through /tmp/perf-PID.map. */
+export const PROFILED_NODE_ARGS = [
+  '--perf-basic-prof',
+  '--no-logfile-per-isolate',
+  '--logfile=/dev/null',
+]
 
 /** Kinds of work in the order of tables; the first whose pattern matches `DSO SYMBOL` takes the sample. */
 const KINDS: readonly (readonly [string, RegExp])[] = [
@@ -37,6 +41,11 @@ const KINDS: readonly (readonly [string, RegExp])[] = [
 
 /** Kind of work → share of the samples, 0 to 1. */
 export type Profile = ReadonlyMap<string, number>
+
+/** Deletes what the profiled Node has left behind. */
+export async function forgetNames(pid: number): Promise<void> {
+  await rm(`/tmp/perf-${pid}.map`, { force: true })
+}
 
 /** Samples `pid` for `seconds`. */
 export async function profile(pid: number, seconds: number): Promise<Profile | undefined> {

@@ -45,6 +45,8 @@ export interface ServerProcessOptions {
   /** Keep this data directory (a restart); default: a new temporary one, removed at the end. */
   readonly data?: string
   readonly env?: Readonly<Record<string, string>>
+  /** Options of Node itself. */
+  readonly nodeArgs?: readonly string[]
 }
 
 export async function startServerProcess(
@@ -62,10 +64,14 @@ export async function startServerProcess(
     '--log-format',
     'json',
   ]
-  const child = spawn(process.execPath, [MAIN, ...args, ...(options.args ?? [])], {
-    env: { ...process.env, UV_THREADPOOL_SIZE: '8', ...options.env },
-    stdio: ['ignore', 'pipe', 'pipe'],
-  })
+  const child = spawn(
+    process.execPath,
+    [...(options.nodeArgs ?? []), MAIN, ...args, ...(options.args ?? [])],
+    {
+      env: { ...process.env, UV_THREADPOOL_SIZE: '8', ...options.env },
+      stdio: ['ignore', 'pipe', 'pipe'],
+    },
+  )
   const logs: Record<string, unknown>[] = []
   let stderr = ''
   child.stderr
