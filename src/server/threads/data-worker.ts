@@ -19,6 +19,8 @@ import { LogLimiter } from '../log-limiter.ts'
 import { createLoggers } from '../logger.ts'
 import { NbdExports } from '../nbd-exports.ts'
 import { RpcPeer } from '../rpc.ts'
+// Main's errors arrive as records: what their codes mean to a client is looked up here.
+import '../error-tables.ts'
 import type { DataWorkerSetup, Drained, Listening, ListenRequest } from './setup.ts'
 import { MAIN_CALLS, WORKER_CALLS } from './setup.ts'
 
