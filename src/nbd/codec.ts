@@ -126,7 +126,7 @@ export function encodeError(
     reply.writeUInt32BE(cookieLow, 12)
     return reply
   }
-  const text = encodeText(message, MAX_TEXT)
+  const text = encodeText(message, MAX_TEXT_BYTES)
   const length = NBD_SIZE.CHUNK_ERROR + text.length
   const reply = Buffer.alloc(NBD_SIZE.CHUNK_HEADER + length)
   const view = new DataView(reply.buffer, reply.byteOffset, reply.length)
@@ -146,7 +146,7 @@ export function encodeErrorOffset(
   message: string,
   offset: number,
 ): Buffer {
-  const text = encodeText(message, MAX_TEXT)
+  const text = encodeText(message, MAX_TEXT_BYTES)
   const length = NBD_SIZE.CHUNK_ERROR + text.length + NBD_SIZE.CHUNK_OFFSET
   const reply = Buffer.alloc(NBD_SIZE.CHUNK_HEADER + length)
   const view = new DataView(reply.buffer, reply.byteOffset, reply.length)
@@ -196,8 +196,9 @@ export function encodeOptionReply(option: number, type: number, data: Buffer = E
 
 /** An error reply with its text. The text ends with a full stop: nbd-client overwrites its last byte. */
 export function encodeOptionError(option: number, type: number, message: string): Buffer {
-  const stop = message === '' || message.endsWith('.') ? '' : '.'
-  return encodeOptionReply(option, type, encodeText(message + stop, MAX_TEXT))
+  const text = encodeText(message, MAX_TEXT_BYTES - FULL_STOP.length)
+  const stopped = text.length === 0 || text.subarray(-1).equals(FULL_STOP)
+  return encodeOptionReply(option, type, stopped ? text : Buffer.concat([text, FULL_STOP]))
 }
 
 export function encodeListEntry(option: number, type: number, name: string, text: string): Buffer {
@@ -207,7 +208,7 @@ export function encodeListEntry(option: number, type: number, name: string, text
   return encodeOptionReply(
     option,
     type,
-    Buffer.concat([length, nameBytes, encodeText(text, MAX_TEXT)]),
+    Buffer.concat([length, nameBytes, encodeText(text, MAX_TEXT_BYTES)]),
   )
 }
 
@@ -222,7 +223,7 @@ export function encodeInfoExport(size: number, flags: number): Buffer {
 
 /** The data of NBD_INFO_NAME and NBD_INFO_DESCRIPTION. */
 export function encodeInfoText(type: number, text: string): Buffer {
-  const bytes = encodeText(text, MAX_TEXT)
+  const bytes = encodeText(text, MAX_TEXT_BYTES)
   const data = Buffer.alloc(2 + bytes.length)
   data.writeUInt16BE(type, 0)
   bytes.copy(data, 2)
@@ -293,9 +294,10 @@ export function decodeName(bytes: Buffer): string {
 }
 
 const EMPTY = Buffer.alloc(0)
+const FULL_STOP = Buffer.from('.')
 
 /** nbd-client reads texts below 4096 bytes only and loses its place behind longer ones. */
-const MAX_TEXT = 4000
+export const MAX_TEXT_BYTES = 4000
 
 /** UTF-8 bytes of the text, cut before the character that would exceed `limit` bytes. */
 export function encodeText(text: string, limit: number): Buffer {

@@ -11,7 +11,7 @@ import { encodeGreeting } from './codec.ts'
 import type { NbdCounters, NbdHandshakeStage, NbdOutcome } from './counters.ts'
 import { NBD_COUNTER, outcomeColumn, stageColumn } from './counters.ts'
 import { messageOf, NbdError, NbdOpenError } from './errors.ts'
-import type { ConnectionContext, ExportInfo, ExportProvider, NbdExport } from './export.ts'
+import type { ConnectionContext, ExportProvider, NbdExport } from './export.ts'
 import { checkExportInfo } from './export.ts'
 import type { ExportRequest, HandshakeHandler } from './handshake.ts'
 import { Handshake } from './handshake.ts'
@@ -40,8 +40,8 @@ export interface ConnectionServices {
 /** negotiating → transmitting → finishing (no more requests) → lingering (our FIN is out) → closed. */
 export type ConnectionPhase = 'negotiating' | 'transmitting' | 'finishing' | 'lingering' | 'closed'
 
-/** Bytes of LIST replies queued at which the list is read no further. */
-const LIST_QUEUE_BYTES = 256 * 1024
+/** Bytes of option replies that the client has not taken at which no further option is answered. */
+const NEGOTIATION_QUEUE_BYTES = 256 * 1024
 
 export class Connection implements HandshakeHandler, SessionHandler, OutputSink {
   readonly context: ConnectionContext
@@ -65,7 +65,9 @@ export class Connection implements HandshakeHandler, SessionHandler, OutputSink 
   #error: NbdError | undefined
   /** Callbacks of writes that were complete when write() returned. */
   #lateCallbacks = 0
-  #listWaiter: (() => void) | undefined
+  #queueWaiter: (() => void) | undefined
+  /** What the last option, an INFO, has opened. */
+  #informed: { readonly name: string; readonly target: NbdExport } | undefined
 
   constructor(socket: Duplex, id: number, services: ConnectionServices) {
     this.#socket = socket
@@ -153,7 +155,7 @@ export class Connection implements HandshakeHandler, SessionHandler, OutputSink 
   #settle(): void {
     const session = this.#session
     if (this.#phase === 'negotiating') {
-      this.#read(this.#handshake.wantsInput)
+      this.#read(this.#handshake.wantsInput && !this.#negotiationFull())
     } else if (this.#phase === 'transmitting' && session !== undefined) {
       this.#read(!session.blocked)
       if (this.#peerEnded && !session.blocked) this.#finish('closed')
@@ -206,7 +208,7 @@ export class Connection implements HandshakeHandler, SessionHandler, OutputSink 
     this.#writeDeadline = Infinity
     const outcome = this.#outcome ?? 'closed'
     this.#output.abort()
-    this.#listWaiter?.()
+    this.#queueWaiter?.()
     this.#abort.abort()
     this.#closeExport()
     count(counters, NBD_COUNTER.CONNECTIONS, -1)
@@ -216,6 +218,7 @@ export class Connection implements HandshakeHandler, SessionHandler, OutputSink 
 
   #closeExport(): void {
     try {
+      this.#informed?.target.close()
       this.#session?.close()
     } catch (error) {
       this.#services.onError(error, this.context)
@@ -274,7 +277,7 @@ export class Connection implements HandshakeHandler, SessionHandler, OutputSink 
   #onQueueMoved(): void {
     if (this.#phase === 'closed') return
     this.#session?.pump()
-    if (this.#output.queuedBytes < LIST_QUEUE_BYTES) this.#listWaiter?.()
+    if (!this.#negotiationFull()) this.#queueWaiter?.()
     this.#settle()
   }
 
@@ -304,23 +307,23 @@ export class Connection implements HandshakeHandler, SessionHandler, OutputSink 
 
   /** Never rejects. */
   async #answerExport(request: ExportRequest): Promise<void> {
-    let target: NbdExport | undefined
+    const { name, via } = request
+    const { exports, limits } = this.#services
+    let target = this.#takeInformed(name)
     try {
-      const info = request.via === 'INFO' ? await this.#info(request.name) : undefined
-      target =
-        info === undefined
-          ? await this.#services.exports.open(request.name, this.context)
-          : undefined
+      await this.#queueRoom()
+      if (this.#phase !== 'negotiating') return
+      const info = via === 'INFO' ? await exports.info?.(name, this.context) : undefined
+      if (info === undefined) target ??= await exports.open(name, this.context)
       const told = info ?? target
       if (told === undefined || this.#phase !== 'negotiating') return
       if (this.#draining) throw new NbdOpenError('SHUTDOWN', 'the server is shutting down')
-      checkExportInfo(told, this.#services.limits.maxRequestBytes)
+      checkExportInfo(told, limits.maxRequestBytes)
+      const opened = target
+      target = undefined
+      if (via === 'INFO' && opened !== undefined) this.#informed = { name, target: opened }
       this.#handshake.answerExport(told)
-      if (target !== undefined) {
-        const opened = target
-        target = undefined
-        this.#transmit(opened)
-      }
+      if (via !== 'INFO' && opened !== undefined) this.#transmit(opened)
     } catch (error) {
       this.#refuse(error)
     } finally {
@@ -329,12 +332,16 @@ export class Connection implements HandshakeHandler, SessionHandler, OutputSink 
     this.#settle()
   }
 
-  async #info(name: string): Promise<ExportInfo> {
-    const { exports } = this.#services
-    if (exports.info !== undefined) return exports.info(name, this.context)
-    const target = await exports.open(name, this.context)
-    target.close()
-    return target
+  /**
+   * What INFO opened is what GO enters: the same question has the same answer, whatever a name has come to
+   * mean in between (NBD proto: "NBD_OPT_GO"). Closed when it was opened under another name.
+   */
+  #takeInformed(name: string): NbdExport | undefined {
+    const informed = this.#informed
+    this.#informed = undefined
+    if (informed === undefined || informed.name === name) return informed?.target
+    informed.target.close()
+    return undefined
   }
 
   #transmit(target: NbdExport): void {
@@ -361,7 +368,7 @@ export class Connection implements HandshakeHandler, SessionHandler, OutputSink 
         if (Buffer.byteLength(name) > NBD_MAX_STRING) continue
         if (left-- === 0) break
         this.#handshake.answerListEntry(name, description ?? '')
-        if (this.#output.queuedBytes >= LIST_QUEUE_BYTES) await this.#listRoom()
+        await this.#queueRoom()
       }
       if (this.#phase !== 'negotiating') return
       this.#handshake.answerListEnd()
@@ -371,11 +378,17 @@ export class Connection implements HandshakeHandler, SessionHandler, OutputSink 
     this.#settle()
   }
 
-  async #listRoom(): Promise<void> {
-    await new Promise<void>((resolve) => {
-      this.#listWaiter = resolve
-    })
-    this.#listWaiter = undefined
+  #negotiationFull(): boolean {
+    return this.#output.queuedBytes >= NEGOTIATION_QUEUE_BYTES
+  }
+
+  async #queueRoom(): Promise<void> {
+    while (this.#phase === 'negotiating' && this.#negotiationFull()) {
+      await new Promise<void>((resolve) => {
+        this.#queueWaiter = resolve
+      })
+      this.#queueWaiter = undefined
+    }
   }
 
   #refuse(error: unknown): void {

@@ -80,11 +80,14 @@ export interface ConnectionContext {
 
 export interface ExportProvider {
   /**
-   * Opens an export; called at GO and EXPORT_NAME, never before. The empty name is the default export.
+   * Opens an export; called at GO, EXPORT_NAME and INFO, never before. The empty name is the default export.
    * @throws NbdOpenError to refuse; any other error is answered as ERR_PLATFORM and reported to onError
    */
   open(name: string, context: ConnectionContext): Promise<NbdExport>
-  /** What INFO answers, when that is cheaper than open() and close(), which is what happens without it. */
+  /**
+   * What INFO answers, when that is cheaper than open(). Without it INFO opens the export, and a GO for the
+   * same name enters what was opened; with it, the two have to agree.
+   */
   info?(name: string, context: ConnectionContext): Promise<ExportInfo>
   /** The names for LIST, read until the limit. Throw NbdOpenError to refuse. */
   list(context: ConnectionContext): AsyncIterable<{ name: string; description?: string }>

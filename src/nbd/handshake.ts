@@ -14,6 +14,7 @@ import {
   encodeListEntry,
   encodeOptionError,
   encodeOptionReply,
+  MAX_TEXT_BYTES,
 } from './codec.ts'
 import type { NbdRefusal } from './errors.ts'
 import { messageOf, NbdError } from './errors.ts'
@@ -385,7 +386,10 @@ export class Handshake {
   #optionalInfo(asked: number, info: ExportInfo): Buffer | undefined {
     switch (asked) {
       case NBD_INFO.NAME:
-        return encodeInfoText(NBD_INFO.NAME, info.name)
+        // A name that was cut would be another one: left out, the client goes by the name it asked for.
+        return Buffer.byteLength(info.name) > MAX_TEXT_BYTES
+          ? undefined
+          : encodeInfoText(NBD_INFO.NAME, info.name)
       case NBD_INFO.DESCRIPTION:
         return info.description === undefined
           ? undefined
