@@ -7,6 +7,7 @@ import type { AddressInfo, Socket } from 'node:net'
 import { Duplex } from 'node:stream'
 
 import type {
+  ExportProvider,
   NbdCounters,
   NbdLimits,
   NbdOutcome,
@@ -26,9 +27,9 @@ export class TestServer implements AsyncDisposable {
   readonly #waiters: (() => void)[] = []
   port = 0
 
-  constructor(target: TestExport, options: Partial<NbdServerOptions> = {}) {
+  constructor(served: TestExport | ExportProvider, options: Partial<NbdServerOptions> = {}) {
     this.server = createNbdServer({
-      exports: providerOf(target),
+      exports: served instanceof TestExport ? providerOf(served) : served,
       polling: false,
       onError: (error) => this.errors.push(error),
       onClose: (_context, _client, outcome, error) => {
