@@ -16,7 +16,7 @@ export interface ImportTask<T> {
   readonly start: Readonly<Record<string, unknown>>
   /** Publishes what the process made; runs in the main thread. @returns the job's report */
   readonly publish: (result: T) => Promise<Job['report']>
-  /** Runs once, whatever happened. */
+  /** Runs once when the process has ended, however: on a full disk, publishing needs the room that this gives back. */
   readonly cleanup: () => Promise<void>
 }
 
@@ -114,22 +114,17 @@ export class Jobs {
 
   async #run<T>(entry: Entry, task: ImportTask<T>): Promise<void> {
     try {
-      const result = await this.#options.processes.run<T>(task.start, {
-        signal: entry.stop.signal,
-        onStart: () => update(entry, { state: 'running', phase: 'starting' }),
-        onProgress: ({ phase, doneBytes, totalBytes }) =>
-          update(entry, { phase, doneBytes, totalBytes }),
-      })
+      const result = await this.#process(entry, task)
       update(entry, { phase: 'publishing' })
       const report = await task.publish(result)
-      await this.#end(entry, task, 'done', {
+      this.#end(entry, 'done', {
         doneBytes: entry.job.totalBytes,
         ...(report === undefined ? {} : { report }),
       })
     } catch (error) {
       const outcome = isAppError(error) && error.code === 'ERR_ABORTED' ? 'cancelled' : 'failed'
       const { code, message, hint } = outcome === 'cancelled' ? CANCELLED : toErrorRecord(error)
-      await this.#end(entry, task, outcome, {
+      this.#end(entry, outcome, {
         error: { code, message, ...(hint === undefined ? {} : { hint }) },
       })
       this.#logEnd(entry.job, error)
@@ -153,18 +148,26 @@ export class Jobs {
     }
   }
 
-  async #end<T>(
-    entry: Entry,
-    task: ImportTask<T>,
-    state: Outcome,
-    change: Partial<Job>,
-  ): Promise<void> {
-    await task.cleanup().catch((error: unknown) => {
-      this.#options.logger.error(
-        { event: 'import.cleanup_failed', job: entry.job.id, err: error },
-        'an upload was not removed',
-      )
-    })
+  async #process<T>(entry: Entry, task: ImportTask<T>): Promise<T> {
+    const { processes, logger } = this.#options
+    try {
+      return await processes.run<T>(task.start, {
+        signal: entry.stop.signal,
+        onStart: () => update(entry, { state: 'running', phase: 'starting' }),
+        onProgress: ({ phase, doneBytes, totalBytes }) =>
+          update(entry, { phase, doneBytes, totalBytes }),
+      })
+    } finally {
+      await task.cleanup().catch((error: unknown) => {
+        logger.error(
+          { event: 'import.cleanup_failed', job: entry.job.id, err: error },
+          'an upload was not removed',
+        )
+      })
+    }
+  }
+
+  #end(entry: Entry, state: Outcome, change: Partial<Job>): void {
     this.#ended[state]++
     update(entry, { ...change, state, phase: state, finishedAt: new Date().toISOString() })
     entry.ended.resolve()

@@ -15,7 +15,7 @@ import { BlobWriter, writeBlobIndex } from './blob-writer.ts'
 import { corrupt, errnoOf, readError } from './errors.ts'
 import { INDEX_SUFFIX, blobIndexKey, blobKey, blobsPrefix, digestOfKey } from './layout.ts'
 import { stagingName } from './local-engine.ts'
-import type { ByteRange, ListOptions, StorageEngine } from './storage-engine.ts'
+import type { ByteRange, ListOptions, PreparedObject, StorageEngine } from './storage-engine.ts'
 
 export interface BlobHead {
   readonly digest: Digest
@@ -43,7 +43,7 @@ export class BlobStore {
   /** Starts a new blob in the uploads folder. Synchronous inside: for the import process. */
   async createWriter(): Promise<BlobWriter> {
     return new BlobWriter(await this.#stagingPath(), (digest, blobPath, indexPath) =>
-      this.#publish(digest, blobPath, indexPath),
+      this.#prepare(digest, blobPath, indexPath),
     )
   }
 
@@ -82,11 +82,17 @@ export class BlobStore {
       }
       const blob = { digest, size, region1Length: size, chunkCount: 0 }
       writeBlobIndex(indexPath, blob, pageDigests, [])
-      const outcome = await this.#publish(digest, path, indexPath)
-      return { ...blob, created: outcome === 'created' }
+      await using prepared = await this.#prepare(digest, path, indexPath)
+      return { ...blob, created: (await prepared.publish()) === 'created' }
     } finally {
       await fs.rm(indexPath, { force: true })
     }
+  }
+
+  /** Makes sure that blobs which can be seen survive a crash, whoever stored them. @throws ERR_STORE_WRITE_FAILED */
+  async settle(digests: readonly Digest[]): Promise<void> {
+    // Their indexes are in the same folders.
+    await this.#engine.settle(digests.map((digest) => blobKey(this.#domain, digest)))
   }
 
   async head(digest: Digest): Promise<BlobHead | undefined> {
@@ -177,7 +183,8 @@ export class BlobStore {
       if (found.digest !== digest) throw corrupt(`blob ${digest}`, `its bytes are ${found.digest}`)
       const blob = { digest, size, region1Length: size, chunkCount: 0 }
       writeBlobIndex(indexPath, blob, found.pageDigests, [])
-      await this.#putIndex(digest, indexPath)
+      await using prepared = await this.#prepareIndex(digest, indexPath)
+      await prepared?.publish()
     } catch (error) {
       throw errnoOf(error) === undefined ? error : readError(error, path)
     } finally {
@@ -185,29 +192,39 @@ export class BlobStore {
     }
   }
 
-  async #publish(
-    digest: Digest,
-    blobPath: string,
-    indexPath: string,
-  ): Promise<'created' | 'present'> {
-    await this.#putIndex(digest, indexPath)
-    return await this.#engine.put(blobKey(this.#domain, digest), { path: blobPath })
+  /** Both files are durable and invisible when this resolves; the index is published first. */
+  async #prepare(digest: Digest, blobPath: string, indexPath: string): Promise<PreparedObject> {
+    await using steps = new AsyncDisposableStack()
+    const index = steps.use(await this.#prepareIndex(digest, indexPath))
+    const key = blobKey(this.#domain, digest)
+    const blob = steps.use(await this.#engine.prepare(key, { path: blobPath }))
+    const prepared = steps.move()
+    return {
+      publish: async () => {
+        await index?.publish()
+        return await blob.publish()
+      },
+      [Symbol.asyncDispose]: () => prepared[Symbol.asyncDispose](),
+    }
   }
 
-  /** An index that is there stays if it is whole: the same blob may have been stored with other chunks. */
-  async #putIndex(digest: Digest, indexPath: string): Promise<void> {
+  /**
+   * An index that is there stays if it is whole: the same blob may have been stored with other chunks. Then
+   * undefined, and the blob's publication makes its name durable: it is in the same folder.
+   */
+  async #prepareIndex(digest: Digest, indexPath: string): Promise<PreparedObject | undefined> {
     const key = blobIndexKey(this.#domain, digest)
     try {
       const present = await BlobIndex.open(this.#engine, key, digest)
       if (present !== undefined) {
         await present.verify()
-        return
+        return undefined
       }
     } catch (error) {
       if (!(error instanceof AppError) || error.code !== 'ERR_STORE_CORRUPT') throw error
       await this.#engine.delete(key)
     }
-    await this.#engine.put(key, { path: indexPath })
+    return await this.#engine.prepare(key, { path: indexPath })
   }
 
   async #stagingPath(): Promise<string> {

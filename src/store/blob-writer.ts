@@ -24,6 +24,7 @@ import { PendingChunks } from './pending-chunks.ts'
 import type { SortedCursor } from './sorted-records.ts'
 import { mergeSorted } from './sorted-records.ts'
 import { SpoolFile } from './spool-file.ts'
+import type { PreparedObject } from './storage-engine.ts'
 
 /** A blob whose files are written, and which only its writer sees. */
 export interface CompleteBlob {
@@ -45,24 +46,30 @@ export interface StoredBlob extends Omit<CompleteBlob, 'stagedPath'> {
 /** A chunk of the blob being written; `restOffset` counts from the start of region 2, whose place is not known yet. */
 export type PendingChunk = ChunkRecord
 
-/** Makes the two staged files visible, index first. */
-export type PublishBlob = (
+/** Makes the two staged files durable, and then visible, index first. */
+export type PrepareBlob = (
   digest: Digest,
   blobPath: string,
   indexPath: string,
-) => Promise<'created' | 'present'>
+) => Promise<PreparedObject>
+
+/** A blob that is durable and not visible yet. Disposing of it removes what is staged. */
+export interface PreparedBlob extends AsyncDisposable {
+  /** Once. @throws ERR_STORE_FULL, ERR_STORE_WRITE_FAILED */
+  publish(): Promise<StoredBlob>
+}
 
 export class BlobWriter implements AsyncDisposable {
   readonly #sink: BlobSink
   readonly #packed: SpoolFile
   readonly #chunks: PendingChunks
-  readonly #publish: PublishBlob
+  readonly #prepare: PrepareBlob
   #state: 'open' | 'complete' | 'finished' | 'aborted' = 'open'
   #complete: CompleteBlob | undefined
 
   /** @param path prefix of the staged files, in the domain's uploads folder */
-  constructor(path: string, publish: PublishBlob, tableEntries?: number) {
-    this.#publish = publish
+  constructor(path: string, prepare: PrepareBlob, tableEntries?: number) {
+    this.#prepare = prepare
     this.#sink = new BlobSink(path)
     try {
       this.#packed = new SpoolFile(`${path}.packed`)
@@ -153,22 +160,36 @@ export class BlobWriter implements AsyncDisposable {
   }
 
   /**
+   * Completes the blob and makes it durable. Nothing can be done with the writer after it.
+   *
+   * @returns undefined when nothing was appended: an empty blob is never stored
+   * @throws ERR_STORE_FULL, ERR_STORE_WRITE_FAILED: everything staged is removed
+   */
+  async prepare(): Promise<PreparedBlob | undefined> {
+    await using steps = new AsyncDisposableStack()
+    const complete = this.complete()
+    this.#state = 'finished'
+    steps.defer(() => this.#clean())
+    if (complete === undefined) return undefined
+    const { stagedPath, ...blob } = complete
+    const files = await this.#prepare(blob.digest, stagedPath, indexPathOf(stagedPath))
+    steps.use(files)
+    const prepared = steps.move()
+    return {
+      publish: async () => ({ ...blob, created: (await files.publish()) === 'created' }),
+      [Symbol.asyncDispose]: () => prepared[Symbol.asyncDispose](),
+    }
+  }
+
+  /**
    * Completes the blob and makes it durable and visible.
    *
    * @returns undefined when nothing was appended: an empty blob is never stored
    * @throws ERR_STORE_FULL, ERR_STORE_WRITE_FAILED
    */
   async finish(): Promise<StoredBlob | undefined> {
-    const complete = this.complete()
-    this.#state = 'finished'
-    try {
-      if (complete === undefined) return undefined
-      const { stagedPath, ...blob } = complete
-      const outcome = await this.#publish(blob.digest, stagedPath, indexPathOf(stagedPath))
-      return { ...blob, created: outcome === 'created' }
-    } finally {
-      this.#clean()
-    }
+    await using prepared = await this.prepare()
+    return await prepared?.publish()
   }
 
   /** Removes everything staged. Harmless after `finish`. */

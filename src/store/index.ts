@@ -8,7 +8,7 @@ export type { BlobIndexHeader } from './blob-index-codec.ts'
 export { BlobStore } from './blob-store.ts'
 export type { BlobHead, PutBlobOptions } from './blob-store.ts'
 export { BlobWriter } from './blob-writer.ts'
-export type { CompleteBlob, PendingChunk, StoredBlob } from './blob-writer.ts'
+export type { CompleteBlob, PendingChunk, PreparedBlob, StoredBlob } from './blob-writer.ts'
 export { ChunkIndex } from './chunk-index.ts'
 export type { ChunkIndexStats, ChunkQuestion } from './chunk-index.ts'
 export { MAX_CHUNK_BYTES } from './chunk-record.ts'
@@ -26,14 +26,16 @@ export type { ResolvedSource } from './map-builder.ts'
 export { EXTENT, EXTENT_WORDS, decodeMap, encodeMap } from './map-codec.ts'
 export type { DeviceMap, MapBlob, MapFacts } from './map-codec.ts'
 export { MAX_MANIFEST_BYTES, ManifestStore } from './manifest-store.ts'
+export type { PreparedManifest } from './manifest-store.ts'
 export { MapStore } from './map-store.ts'
-export type { StoredMap } from './map-store.ts'
+export type { PreparedMap, StoredMap } from './map-store.ts'
 export { RefStore } from './ref-store.ts'
 export type { ListedRef, RefPage, RefRecord, RefTarget } from './ref-store.ts'
 export { StagedUpload } from './staged-upload.ts'
 export type {
   ByteRange,
   ObjectHead,
+  PreparedObject,
   StagedFile,
   StorageEngine,
   VersionedBytes,

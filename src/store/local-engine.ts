@@ -17,6 +17,7 @@ import type {
   ByteRange,
   ListOptions,
   ObjectHead,
+  PreparedObject,
   StagedFile,
   StorageEngine,
   VersionedBytes,
@@ -55,6 +56,11 @@ export class LocalEngine implements StorageEngine {
   }
 
   async put(key: string, body: Uint8Array | StagedFile): Promise<'created' | 'present'> {
+    await using prepared = await this.prepare(key, body)
+    return await prepared.publish()
+  }
+
+  async prepare(key: string, body: Uint8Array | StagedFile): Promise<PreparedObject> {
     const target = this.#path(key)
     let staged: string | undefined = body instanceof Uint8Array ? undefined : body.path
     try {
@@ -64,10 +70,25 @@ export class LocalEngine implements StorageEngine {
       } else {
         await this.#publisher.syncFile(body.path)
       }
-      return await this.#publisher.link(staged ?? '', target)
+      await this.#publisher.makeFolder(path.dirname(target))
     } catch (error) {
       if (staged !== undefined) await fs.rm(staged, { force: true })
       throw writeError(error, key)
+    }
+    return this.#prepared(key, staged ?? '', target)
+  }
+
+  async settle(keys: readonly string[]): Promise<void> {
+    const folders = new Set<string>()
+    for (const key of keys) {
+      if ((await this.head(key)) !== undefined) folders.add(path.dirname(this.#path(key)))
+    }
+    for (const folder of folders) {
+      try {
+        await this.#publisher.settle(folder)
+      } catch (error) {
+        throw writeError(error, folder)
+      }
     }
   }
 
@@ -206,6 +227,19 @@ export class LocalEngine implements StorageEngine {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await Promise.allSettled(this.#changing.values())
+  }
+
+  #prepared(key: string, staged: string, target: string): PreparedObject {
+    return {
+      publish: async () => {
+        try {
+          return await this.#publisher.link(staged, target)
+        } catch (error) {
+          throw writeError(error, key)
+        }
+      },
+      [Symbol.asyncDispose]: () => fs.rm(staged, { force: true }),
+    }
   }
 
   async #swap(

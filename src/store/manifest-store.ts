@@ -8,6 +8,12 @@ import type { StorageEngine } from './storage-engine.ts'
 /** distribution-spec asks for 4 MiB at least; a record of 65,535 devices is 8 MiB. */
 export const MAX_MANIFEST_BYTES = 16 * 1024 * 1024
 
+/** A manifest that is durable and not visible yet. */
+export interface PreparedManifest extends AsyncDisposable {
+  /** Once. */
+  publish(): Promise<Digest>
+}
+
 export class ManifestStore {
   readonly #engine: StorageEngine
   readonly #domain: string
@@ -19,6 +25,12 @@ export class ManifestStore {
 
   /** @throws ERR_STORE_TOO_LARGE, ERR_STORE_FULL, ERR_STORE_WRITE_FAILED */
   async put(bytes: Uint8Array): Promise<Digest> {
+    await using prepared = await this.prepare(bytes)
+    return await prepared.publish()
+  }
+
+  /** The half of `put` that needs room. Errors as `put`. */
+  async prepare(bytes: Uint8Array): Promise<PreparedManifest> {
     if (bytes.byteLength > MAX_MANIFEST_BYTES) {
       throw new AppError(
         'ERR_STORE_TOO_LARGE',
@@ -26,8 +38,14 @@ export class ManifestStore {
       )
     }
     const digest = digestOf(bytes)
-    await this.#engine.put(manifestKey(this.#domain, digest), bytes)
-    return digest
+    const prepared = await this.#engine.prepare(manifestKey(this.#domain, digest), bytes)
+    return {
+      publish: async () => {
+        await prepared.publish()
+        return digest
+      },
+      [Symbol.asyncDispose]: () => prepared[Symbol.asyncDispose](),
+    }
   }
 
   /** Undefined when there is none. @throws ERR_STORE_CORRUPT when the bytes are not those of the digest */

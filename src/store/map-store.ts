@@ -8,7 +8,7 @@ import { corrupt } from './errors.ts'
 import { digestOfKey, mapKey, mapPrefix, mapsPrefix } from './layout.ts'
 import type { DeviceMap } from './map-codec.ts'
 import { decodeMap } from './map-codec.ts'
-import type { StorageEngine } from './storage-engine.ts'
+import type { PreparedObject, StorageEngine } from './storage-engine.ts'
 import type { StoreLogger } from './store-logger.ts'
 
 export interface StoredMap {
@@ -17,6 +17,16 @@ export interface StoredMap {
   readonly map: DeviceMap
   /** The file, of which `map.extents` is a view. */
   readonly bytes: Uint8Array
+}
+
+/** A map that is durable and not visible yet. */
+export interface PreparedMap extends AsyncDisposable {
+  /** Once. @returns the generation */
+  publish(): Promise<number>
+}
+
+interface NextGeneration extends PreparedObject {
+  readonly generation: number
 }
 
 export interface GetMapOptions {
@@ -47,21 +57,34 @@ export class MapStore {
    * @throws ERR_STORE_CORRUPT when the bytes are no valid map; ERR_STORE_FULL, ERR_STORE_WRITE_FAILED
    */
   async put(device: Digest, bytes: Uint8Array): Promise<number> {
+    await using prepared = await this.prepare(device, bytes)
+    return await prepared.publish()
+  }
+
+  /** The half of `put` that needs room. Errors as `put`. */
+  async prepare(device: Digest, bytes: Uint8Array): Promise<PreparedMap> {
     decodeMap(bytes, `the map of device ${device}`)
-    for (let attempt = 0; attempt < MAX_PUT_ATTEMPTS; attempt++) {
-      const current = await this.get(device)
-      if (current !== undefined && Buffer.compare(current.bytes, bytes) === 0) {
-        return current.generation
-      }
-      const newest = (await this.generations(device))[0] ?? 0
-      const generation = newest + 1
-      const key = mapKey(this.#domain, device, generation)
-      if ((await this.#engine.put(key, bytes)) === 'created') return generation
+    let next = await this.#prepareNext(device, bytes)
+    return {
+      publish: async () => {
+        for (let attempt = 1; ; attempt++) {
+          if ((await next.publish()) === 'created') return next.generation
+          if (attempt === MAX_PUT_ATTEMPTS) throw contended(device)
+          next = await this.#prepareNext(device, bytes)
+        }
+      },
+      [Symbol.asyncDispose]: () => next[Symbol.asyncDispose](),
     }
-    throw new AppError(
-      'ERR_STORE_WRITE_FAILED',
-      `others wrote ${MAX_PUT_ATTEMPTS} generations of the map of ${device} meanwhile`,
-    )
+  }
+
+  /** Makes sure that the maps of these devices survive a crash, whoever stored them. @throws ERR_STORE_WRITE_FAILED */
+  async settle(devices: readonly Digest[]): Promise<void> {
+    const keys: string[] = []
+    for (const device of devices) {
+      const generations = await this.generations(device)
+      keys.push(...generations.map((generation) => mapKey(this.#domain, device, generation)))
+    }
+    await this.#engine.settle(keys)
   }
 
   /**
@@ -130,6 +153,27 @@ export class MapStore {
     return await this.#engine.delete(mapKey(this.#domain, device, generation))
   }
 
+  /** What is there already counts as created. */
+  async #prepareNext(device: Digest, bytes: Uint8Array): Promise<NextGeneration> {
+    const current = await this.get(device)
+    if (current !== undefined && Buffer.compare(current.bytes, bytes) === 0) {
+      const { generation } = current
+      const settle = () => this.#engine.settle([mapKey(this.#domain, device, generation)])
+      return {
+        generation,
+        publish: () => settle().then(() => 'created' as const),
+        [Symbol.asyncDispose]: () => Promise.resolve(),
+      }
+    }
+    const generation = ((await this.generations(device))[0] ?? 0) + 1
+    const prepared = await this.#engine.prepare(mapKey(this.#domain, device, generation), bytes)
+    return {
+      generation,
+      publish: () => prepared.publish(),
+      [Symbol.asyncDispose]: () => prepared[Symbol.asyncDispose](),
+    }
+  }
+
   async #read(
     device: Digest,
     generation: number,
@@ -142,4 +186,11 @@ export class MapStore {
     const bytes = await this.#engine.get(key, range, allocate(head.size))
     return bytes === undefined ? undefined : { generation, map: decodeMap(bytes, key), bytes }
   }
+}
+
+function contended(device: Digest): AppError {
+  return new AppError(
+    'ERR_STORE_WRITE_FAILED',
+    `others wrote ${MAX_PUT_ATTEMPTS} generations of the map of ${device} meanwhile`,
+  )
 }

@@ -52,7 +52,7 @@ export class Publisher {
    * Also when the name was taken, the winner's entry is on disk when this resolves.
    */
   async link(staged: string, target: string): Promise<'created' | 'present'> {
-    const created = await this.#withFolder(target, async () => {
+    const created = await this.#inFolder(path.dirname(target), async () => {
       try {
         await fs.link(staged, target)
         this.#hook('link', target)
@@ -70,7 +70,7 @@ export class Publisher {
 
   /** Puts the staged, fsynced file in the place of `target`, whether that exists or not. */
   async replace(staged: string, target: string): Promise<void> {
-    await this.#withFolder(target, () => fs.rename(staged, target))
+    await this.#inFolder(path.dirname(target), () => fs.rename(staged, target))
     this.#hook('rename', target)
     await this.#syncFolder(path.dirname(target))
   }
@@ -102,9 +102,13 @@ export class Publisher {
 
   /** Makes a folder and its parents, each on disk before the next. */
   async makeFolder(folder: string): Promise<void> {
+    await this.#inFolder(folder, () => Promise.resolve())
+  }
+
+  async #make(folder: string): Promise<void> {
     if (folder === this.#root || this.#known.has(folder)) return
     const parent = path.dirname(folder)
-    await this.makeFolder(parent)
+    await this.#make(parent)
     try {
       await fs.mkdir(folder)
       this.#hook('make-folder', folder)
@@ -117,11 +121,15 @@ export class Publisher {
     this.#known.add(folder)
   }
 
-  async #withFolder<T>(target: string, action: () => Promise<T>): Promise<T> {
-    const folder = path.dirname(target)
+  /** Makes the names in a folder that is there, and the folder's own, durable: others may have made them. */
+  async settle(folder: string): Promise<void> {
+    await this.#inFolder(folder, () => this.#syncFolder(folder))
+  }
+
+  async #inFolder<T>(folder: string, action: () => Promise<T>): Promise<T> {
     for (let attempt = 1; ; attempt++) {
       try {
-        await this.makeFolder(folder)
+        await this.#make(folder)
         return await action()
       } catch (error) {
         if (errnoOf(error) !== 'ENOENT' || attempt === MAX_ATTEMPTS) throw error

@@ -5,10 +5,16 @@
  * every implementation.
  */
 
-/** A finished file on this machine that becomes an object. It is consumed: gone after `put`, whatever happens. */
+/** A finished file on this machine that becomes an object. It is consumed: gone after `put` or `publish`, whatever happens. */
 export interface StagedFile {
   /** In `stagingFolder(key)`. */
   readonly path: string
+}
+
+/** An object for which everything is done that needs room: only its key is missing. Disposing of it removes what is staged. */
+export interface PreparedObject extends AsyncDisposable {
+  /** Creates the object, as `put`. Once. */
+  publish(): Promise<'created' | 'present'>
 }
 
 export interface ObjectHead {
@@ -51,6 +57,22 @@ export interface StorageEngine extends AsyncDisposable {
    * @throws ERR_STORE_FULL, ERR_STORE_WRITE_FAILED: nothing is left behind
    */
   put(key: string, body: Uint8Array | StagedFile): Promise<'created' | 'present'>
+
+  /**
+   * The first half of `put`: the bytes are durable when this resolves, and nobody sees them. Several objects
+   * that belong together are all prepared before the first is published, so that a full disk leaves none.
+   *
+   * @throws ERR_STORE_FULL, ERR_STORE_WRITE_FAILED: nothing is left behind
+   */
+  prepare(key: string, body: Uint8Array | StagedFile): Promise<PreparedObject>
+
+  /**
+   * Makes sure that objects which can be seen survive a crash: whoever put them may have been killed between
+   * the one and the other. Keys that do not exist are passed over.
+   *
+   * @throws ERR_STORE_WRITE_FAILED
+   */
+  settle(keys: readonly string[]): Promise<void>
 
   /**
    * All bytes of an object (at most MAX_WHOLE_GET_BYTES) or a range of them; undefined when there is no

@@ -141,6 +141,17 @@ describe('jobs', () => {
     )
   })
 
+  test('what an import received is given back before its result is published', async () => {
+    await using at = rig()
+    let cleanedBefore: string[] = []
+    const job = at.add('a', 'done', () => {
+      cleanedBefore = [...at.cleaned]
+      return Promise.resolve(REPORT)
+    })
+    assert.equal((await at.jobs.get(job.id, LONG_MS)).state, 'done')
+    assert.deepEqual(cleanedBefore, ['a'])
+  })
+
   test('cancelling: one that runs, one that is deaf, one that waits; the queue goes on', async () => {
     await using at = rig()
     const running = at.add('running', 'hang')

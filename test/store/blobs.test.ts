@@ -132,7 +132,10 @@ describe('blob writer', () => {
       join(folder.path, 'blob'),
       async (_digest, _blobPath, indexPath) => {
         index.push(await readFile(indexPath))
-        return 'created'
+        return {
+          publish: () => Promise.resolve('created' as const),
+          [Symbol.asyncDispose]: () => Promise.resolve(),
+        }
       },
       64,
     )

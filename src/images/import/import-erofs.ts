@@ -1,7 +1,7 @@
 /**
  * Imports an image: hashes its devices, cuts them into pieces, stores what the domain does not have in one
- * new blob, proves that the new maps reproduce every byte, and then publishes blob, maps and record, in this
- * order. Runs in the import process. Tags are the owner's business.
+ * new blob, proves that the new maps reproduce every byte, makes blob, maps and record durable, and only then
+ * visible, in this order. Runs in the import process. Tags are the owner's business.
  *
  * Memory beside fixed buffers (some 20 MiB): 28 bytes for each run of file data and each run of the map, 64 for
  * each new chunk with a rest, 16 for each inode, 8 for each chunk index filter's share. Nothing grows with bytes.
@@ -9,9 +9,20 @@
 import type { Digest } from '../../core/index.ts'
 import { isAppError } from '../../core/index.ts'
 import type { ErofsImage } from '../../erofs/index.ts'
-import type { DeviceMap, DomainStore, MapBlob, MapFacts, Store } from '../../store/index.ts'
+import type {
+  BlobWriter,
+  ChunkIndex,
+  CompleteBlob,
+  DeviceMap,
+  DomainStore,
+  MapBlob,
+  MapFacts,
+  PreparedMap,
+  ResolvedSource,
+  Store,
+  StoredBlob,
+} from '../../store/index.ts'
 import { decodeMap } from '../../store/index.ts'
-import type { CompleteBlob, ResolvedSource } from '../../store/index.ts'
 import { zeroBytesOf } from '../blob-usage.ts'
 import { logicalBytesOf } from '../disk-usage.ts'
 import { imageError } from '../errors.ts'
@@ -79,18 +90,17 @@ export async function importErofs(options: ImportOptions): Promise<ImportSummary
   meter.enter('reading')
   const image = 'image' in opened ? opened.image : undefined
   const devices = await identify(options, domain, reader, meter, image !== undefined)
-  const run = new ImportRun({ domain, reader, meter, devices })
-  if ('reason' in opened)
-    run.note(`cut at fixed offsets, because it could not be read: ${opened.reason}`)
-  const result = await run.store(image, options.signal)
   const sizes = devices.map((device) => device.size)
   const digests = devices.map((device) => device.digest)
   const record: ImageRecord = {
     devices: deviceRecords(sizes, digests, image),
     origin: { format: 'erofs' },
   }
-  const digest = await domain.manifests.put(encodeImageRecord(record))
-  return await summarise(domain, digest, result, run.notes)
+  const run = new ImportRun({ domain, reader, meter, devices, record: encodeImageRecord(record) })
+  if ('reason' in opened)
+    run.note(`cut at fixed offsets, because it could not be read: ${opened.reason}`)
+  const result = await run.store(image, options.signal)
+  return await summarise(domain, result, run.notes)
 }
 
 async function devicePaths(options: ImportOptions, domain: DomainStore): Promise<string[]> {
@@ -156,9 +166,12 @@ interface RunParts {
   readonly reader: DeviceReader
   readonly meter: ProgressMeter
   readonly devices: readonly Device[]
+  /** The image record's bytes. */
+  readonly record: Uint8Array
 }
 
 interface StoredImage {
+  readonly digest: Digest
   readonly maps: readonly DeviceMap[]
   readonly newBytes: number
 }
@@ -174,6 +187,9 @@ interface Attempt {
 /** Extra devices hold data only. */
 const NOT_PARSED: MapFacts = { parsedAsErofs: false, logicalBytes: 0, inodeCount: 0 }
 
+/** Of a disk that takes no more: no reason to fail an import that is stored. */
+const NO_WRITE: ReadonlySet<string> = new Set(['ERR_STORE_FULL', 'ERR_STORE_WRITE_FAILED'])
+
 class ImportRun {
   readonly notes: string[] = []
   readonly #parts: RunParts
@@ -186,7 +202,7 @@ class ImportRun {
     this.notes.push(text)
   }
 
-  /** Stores what is new of the devices. @returns a verified map of each device, published */
+  /** Stores what is new of the devices. @returns a verified map of each device, and the record, published */
   async store(
     image: ErofsImage | undefined,
     signal: AbortSignal | undefined,
@@ -194,7 +210,9 @@ class ImportRun {
     const known = this.#parts.devices.map((device) => device.known)
     if (known.every((map) => map !== undefined)) {
       this.note('every device was in the domain already')
-      return { maps: known, newBytes: 0 }
+      const { domain, record } = this.#parts
+      await settle(domain, this.#parts.devices, known)
+      return { digest: await domain.manifests.put(record), maps: known, newBytes: 0 }
     }
     const survey = image === undefined ? undefined : await this.#survey(image, signal)
     const facts: MapFacts = {
@@ -274,13 +292,42 @@ class ImportRun {
     // The last point of return: what follows makes the import visible.
     meter.check()
     meter.enter('publishing')
-    const stored = await writer.finish()
+    const published = await this.#publish(writer, encoded, maps)
+    if (published.blob !== undefined) await this.#index(index, published.blob.digest)
+    const newBytes = published.blob?.created === true ? published.blob.size : 0
+    return { digest: published.digest, maps, newBytes }
+  }
+
+  /** Whatever needs room comes before the first thing that can be seen: a full disk leaves nothing. */
+  async #publish(
+    writer: BlobWriter,
+    encoded: readonly (Uint8Array | undefined)[],
+    maps: readonly DeviceMap[],
+  ): Promise<{ readonly digest: Digest; readonly blob: StoredBlob | undefined }> {
+    const { domain, devices, record } = this.#parts
+    await settle(domain, devices, maps)
+    await using prepared = new AsyncDisposableStack()
+    const blob = prepared.use(await writer.prepare())
+    const newMaps: PreparedMap[] = []
     for (const [device, bytes] of encoded.entries()) {
       const digest = devices[device]?.digest
-      if (bytes !== undefined && digest !== undefined) await domain.maps.put(digest, bytes)
+      if (bytes === undefined || digest === undefined) continue
+      newMaps.push(prepared.use(await domain.maps.prepare(digest, bytes)))
     }
-    if (stored !== undefined) await index.addBlob(stored.digest)
-    return { maps, newBytes: stored?.created === true ? stored.size : 0 }
+    const manifest = prepared.use(await domain.manifests.prepare(record))
+    const stored = await blob?.publish()
+    for (const map of newMaps) await map.publish()
+    return { digest: await manifest.publish(), blob: stored }
+  }
+
+  /** The chunk index is derived: what it could not take now, the next import adds. */
+  async #index(index: ChunkIndex, blob: Digest): Promise<void> {
+    try {
+      await index.addBlob(blob)
+    } catch (error) {
+      if (!isAppError(error) || !NO_WRITE.has(error.code)) throw error
+      this.note(`the next import brings the chunk index up to date: ${error.message}`)
+    }
   }
 
   /** Reads every new map's bytes back, from the blobs of the domain and the one that is not in it yet. */
@@ -321,10 +368,24 @@ class ImportRun {
   }
 }
 
+/**
+ * What an image stands on and was there before may have been stored by a process that was killed between making
+ * it visible and making it durable.
+ */
+async function settle(
+  domain: DomainStore,
+  devices: readonly Device[],
+  maps: readonly DeviceMap[],
+): Promise<void> {
+  await domain.blobs.settle(maps.flatMap((map) => map.blobs.map(({ digest }) => digest)))
+  await domain.maps.settle(
+    devices.filter(({ known }) => known !== undefined).map(({ digest }) => digest),
+  )
+}
+
 async function summarise(
   domain: DomainStore,
-  digest: Digest,
-  { maps, newBytes }: StoredImage,
+  { digest, maps, newBytes }: StoredImage,
   notes: readonly string[],
 ): Promise<ImportSummary> {
   const sizeBytes = maps.reduce((sum, map) => sum + map.size, 0)
