@@ -4,33 +4,38 @@
  */
 import { randomBytes } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
+import type { Socket } from 'node:net'
 
 import websocket from '@fastify/websocket'
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
 import fastify, { LogController } from 'fastify'
-import type { FastifyRequest } from 'fastify'
+import type { FastifyReply, FastifyRequest } from 'fastify'
 
 import { AppError } from '../../core/index.ts'
 import { loadDashboard } from '../../dashboard/index.ts'
-import { writeClientError } from './client-error.ts'
+import { refuseConnection, writeClientError } from './client-error.ts'
+import { HttpConnection } from './connection.ts'
 import type { App, AppDeps, HttpContext } from './context.ts'
 import { HttpCounters } from './counters.ts'
-import { routeUrl } from './data-target.ts'
+import { pathOf, routeUrl } from './data-target.ts'
 import { EventHub } from './event-hub.ts'
+import { registerJsonBodies } from './json-body.ts'
 import { expectContinue, sendContinue } from './expect-continue.ts'
 import {
-  CONNECTION_TIMEOUT_MS,
-  HEADERS_TIMEOUT_MS,
-  JSON_BODY_TIMEOUT_MS,
+  HTTP_TIMEOUTS,
   KEEP_ALIVE_TIMEOUT_MS,
   MAX_HEADER_BYTES,
   MAX_JSON_BODY_BYTES,
   MAX_PARAM_LENGTH,
   REQUEST_TIMEOUT_MS,
+  TIMEOUT_CHECK_MS,
 } from './limits.ts'
 import { MethodTable } from './methods.ts'
 import { RouteRecorder } from './openapi.ts'
-import { problemResponse } from './problem.ts'
+import { OPERATIONS } from './operations.ts'
+import { pendingResponse, whenAtHead } from './pipeline.ts'
+import { problemResponse, toAppError } from './problem.ts'
+import { checkRequest } from './request-check.ts'
 import { registerDataRoutes } from './routes/data.ts'
 import { registerDocumentRoutes } from './routes/documents.ts'
 import { registerEventRoutes } from './routes/events.ts'
@@ -44,15 +49,23 @@ import { sendProblem } from './send-problem.ts'
 
 /** The application, ready for `listen` (which passes `reusePort` on) or `inject`. */
 export async function buildApp(deps: AppDeps): Promise<App> {
-  const app = createInstance(deps)
   const context: HttpContext = {
     ...deps,
     counters: new HttpCounters(deps.counters),
     publicCaching: deps.publicCaching ?? true,
+    timeouts: { ...HTTP_TIMEOUTS, ...deps.timeouts },
   }
+  const app = createInstance(context)
   const recorder = new RouteRecorder()
   const methods = new MethodTable()
   app.decorateRequest('startedAt', 0)
+  app.addHook('onRequest', (request, reply, done) => {
+    request.startedAt = performance.now()
+    // node drops what came in one piece with a declined upgrade: nothing may follow on this connection.
+    if (request.headers.upgrade !== undefined) reply.raw.setHeader('Connection', 'close')
+    checkRequest(request.raw)
+    done()
+  })
   app.addHook('onRoute', recorder.record)
   app.addHook('onRoute', methods.record)
   const hub = new EventHub({
@@ -69,6 +82,7 @@ export async function buildApp(deps: AppDeps): Promise<App> {
   const files = deps.dashboard === false ? undefined : await loadDashboard()
   await app.register((scope) => {
     addAnswerHooks(scope, context)
+    registerJsonBodies(scope, context.timeouts.jsonBodyMs)
     registerImageRoutes(scope, context)
     registerReportRoutes(scope, context)
     registerHealthRoutes(scope, context)
@@ -95,17 +109,23 @@ export async function buildApp(deps: AppDeps): Promise<App> {
   return app
 }
 
-function createInstance(deps: AppDeps): App {
+function createInstance({ logger, timeouts }: HttpContext): App {
   const app = fastify({
-    loggerInstance: deps.logger,
+    loggerInstance: logger,
     logController: new LogController({ disableRequestLogging: true }),
     exposeHeadRoutes: false,
     routerOptions: { maxParamLength: MAX_PARAM_LENGTH },
     bodyLimit: MAX_JSON_BODY_BYTES,
     keepAliveTimeout: KEEP_ALIVE_TIMEOUT_MS,
-    connectionTimeout: deps.connectionTimeoutMs ?? CONNECTION_TIMEOUT_MS,
+    connectionTimeout: timeouts.connectionMs,
     requestTimeout: REQUEST_TIMEOUT_MS,
-    http: { maxHeaderSize: MAX_HEADER_BYTES, headersTimeout: HEADERS_TIMEOUT_MS },
+    http: {
+      maxHeaderSize: MAX_HEADER_BYTES,
+      headersTimeout: timeouts.headersMs,
+      connectionsCheckingInterval: Math.min(TIMEOUT_CHECK_MS, timeouts.headersMs),
+      requireHostHeader: false, // checkRequest refuses with a problem
+      shouldUpgradeCallback: isEventUpgrade,
+    },
     forceCloseConnections: 'idle',
     return503OnClosing: false,
     genReqId: requestIds(),
@@ -121,6 +141,9 @@ function createInstance(deps: AppDeps): App {
     expectContinue(request)
     app.routing(request, response)
   })
+  app.server.on('connect', ({ url }: IncomingMessage, socket: Socket) => {
+    refuseConnection(socket, new AppError('ERR_HTTP_METHOD_UNKNOWN', `no tunnel to ${url} is made`))
+  })
   app.server.on('checkExpectation', (request: IncomingMessage, response: ServerResponse) => {
     const error = new AppError(
       'ERR_HTTP_EXPECTATION_FAILED',
@@ -134,20 +157,31 @@ function createInstance(deps: AppDeps): App {
   return app
 }
 
+/**
+ * Only the feed is another protocol. Everything else is answered in HTTP/1.1, as if the client had not offered
+ * to change (RFC 9110 §7.8; `Upgrade: h2c` comes with ordinary requests), and so is an upgrade that would
+ * overtake answers that the connection still owes.
+ */
+function isEventUpgrade({ method, url = '', headers, socket }: IncomingMessage): boolean {
+  return (
+    method === 'GET' &&
+    pathOf(url) === OPERATIONS.getEvents.path &&
+    headers.upgrade?.toLowerCase() === 'websocket' &&
+    pendingResponse(socket) === undefined
+  )
+}
+
 /** Hooks of all routes but the data routes, which do the same by hand. */
 function addAnswerHooks(app: App, context: HttpContext): void {
   app.addHook('onRequest', (request, reply, done) => {
-    request.startedAt = performance.now()
     void reply.header('X-Request-Id', request.id).header('X-Content-Type-Options', 'nosniff')
     refuseCrossSite(request)
-    done()
+    if (reply.raw.socket === null) void takeTurn(request, reply, done)
+    else done()
   })
   app.addHook('preParsing', (request, reply, payload, done) => {
     // Uploads have content type '*' and give the go-ahead themselves, after admission.
-    if (app.hasContentTypeParser('application/json')) {
-      sendContinue(request.raw, reply.raw)
-      limitBodyTime(request.raw)
-    }
+    if (app.hasContentTypeParser('application/json')) sendContinue(request.raw, reply.raw)
     done(null, payload)
   })
   app.addHook('onResponse', (request, reply, done) => {
@@ -165,16 +199,22 @@ function addAnswerHooks(app: App, context: HttpContext): void {
 
 function countProblem(context: HttpContext, request: FastifyRequest, status: number): void {
   const id = request.routeOptions.config.operation ?? 'unmatched'
-  const seconds = request.startedAt === 0 ? 0 : (performance.now() - request.startedAt) / 1000
+  const seconds = (performance.now() - request.startedAt) / 1000
   context.counters.request(id, status, 0, seconds)
 }
 
-/** JSON bodies are small; one that takes long is an attack or a dead client. */
-function limitBodyTime(request: IncomingMessage): void {
-  if (request.complete) return
-  const timer = setTimeout(() => request.destroy(), JSON_BODY_TIMEOUT_MS)
-  timer.unref()
-  request.once('close', () => clearTimeout(timer))
+/** Goes on when the answers to the requests before this one have left; not at all when the client has. */
+async function takeTurn(
+  request: FastifyRequest,
+  reply: FastifyReply,
+  done: (error?: Error) => void,
+): Promise<void> {
+  try {
+    if (await whenAtHead(reply.raw, HttpConnection.of(request.raw.socket))) done()
+    else reply.hijack()
+  } catch (error) {
+    done(toAppError(error))
+  }
 }
 
 /** Short ids, unique in the life of the process; a well-formed X-Request-Id of the client is kept. */

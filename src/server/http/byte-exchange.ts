@@ -23,26 +23,6 @@ export interface ExchangeObserver {
 /** Where small bodies are put together; used within one turn of the loop only. */
 const scratch = Buffer.alloc(SMALL_BODY_BYTES)
 
-/**
- * True when the response is the one that its connection sends now, false when the connection ended first.
- * Until then a pipelined response must hold nothing.
- */
-export function whenAtHead(response: ServerResponse, connection: HttpConnection): Promise<boolean> {
-  if (response.socket !== null) return Promise.resolve(true)
-  if (connection.closed) return Promise.resolve(false)
-  connection.waiting++
-  return new Promise((resolve) => {
-    const settle = (): void => {
-      response.off('socket', settle)
-      connection.offClose(settle)
-      connection.waiting--
-      resolve(!connection.closed)
-    }
-    response.once('socket', settle)
-    connection.onClose(settle)
-  })
-}
-
 /** One response to one request for bytes. It owns `data` and disposes it when the response has ended. */
 export class ByteExchange {
   readonly #response: ServerResponse

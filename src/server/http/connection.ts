@@ -21,7 +21,9 @@ export class HttpConnection {
     if (connection === undefined) {
       connection = new HttpConnection()
       connections.set(socket, connection)
-      socket.once('close', connection.#close)
+      // Of a socket that ended before, no event will tell.
+      if (socket.destroyed) connection.#close()
+      else socket.once('close', connection.#close)
     }
     return connection
   }

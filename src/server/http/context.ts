@@ -11,6 +11,7 @@ import type { TSchema } from 'typebox'
 
 import type { ControlPlane, DataPlane } from '../planes.ts'
 import type { HttpCounters } from './counters.ts'
+import type { HttpTimeouts } from './limits.ts'
 import type { EventFeed } from './live-state.ts'
 import type { OperationId } from './operations.ts'
 import { OPERATIONS } from './operations.ts'
@@ -38,13 +39,14 @@ export interface AppDeps {
   readonly publicCaching?: boolean
   /** Serve the dashboard at `/`. Default true. */
   readonly dashboard?: boolean
-  /** Overrides the time without traffic after which a connection is closed (ms). */
-  readonly connectionTimeoutMs?: number
+  /** Overrides of HTTP_TIMEOUTS. */
+  readonly timeouts?: Partial<HttpTimeouts>
 }
 
 export interface HttpContext extends Omit<AppDeps, 'counters'> {
   readonly counters: HttpCounters
   readonly publicCaching: boolean
+  readonly timeouts: HttpTimeouts
 }
 
 /** Documentation of a route that OpenAPI needs beyond the schemas that are validated. */

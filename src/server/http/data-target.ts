@@ -22,6 +22,10 @@ export const IMAGES_PREFIX = '/v1/images/'
 export const BLOBS_PREFIX = '/v1/blobs/'
 export const SEPARATOR = '/-/'
 
+const PERCENT = 0x25
+const SLASH = 0x2f
+const DOT = 0x2e
+
 /**
  * Routes of the router for URLs under `/v1/images/`. The names cannot collide with a reference: `-` is no
  * domain. The handlers read the reference from the original URL.
@@ -34,8 +38,21 @@ export const INNER_ROUTES = {
   unknown: '/v1/images/-/unknown',
 } as const
 
+/**
+ * The origin-form of a request target in absolute-form, which proxies are sent and every server has to accept
+ * (RFC 9112 §3.2.2). All other targets stay as they are.
+ */
+function originForm(target: string): string {
+  if (target.startsWith('/')) return target
+  const authority = /^https?:\/\/[^/?]*/i.exec(target)
+  if (authority === null) return target
+  const rest = target.slice(authority[0].length)
+  return rest.startsWith('/') ? rest : `/${rest}`
+}
+
 /** The router's URL for a request's URL; all but image URLs stay as they are. */
-export function routeUrl(url: string): string {
+export function routeUrl(target: string): string {
+  const url = originForm(target)
   if (!url.startsWith(IMAGES_PREFIX)) return url
   const query = url.indexOf('?')
   const path = query < 0 ? url : url.slice(0, query)
@@ -49,8 +66,9 @@ export function routeUrl(url: string): string {
   return INNER_ROUTES.unknown + search
 }
 
-/** The part of a URL before its query. */
-export function pathOf(url: string): string {
+/** The path of a request target, without its query. */
+export function pathOf(target: string): string {
+  const url = originForm(target)
   const query = url.indexOf('?')
   return query < 0 ? url : url.slice(0, query)
 }
@@ -69,11 +87,18 @@ export function parseDataTarget(path: string): DataTarget {
     return {
       kind: 'file',
       ref,
-      path: decodeUrlPath(encoded.replace(/\/+$/, '')),
+      path: decodeUrlPath(withoutTrailingSlashes(encoded)),
       wantsDirectory: encoded === '' || encoded.endsWith('/'),
     }
   }
   throw notFound(path)
+}
+
+/** By a loop: the regular expression for it takes seconds on a path of slashes. */
+function withoutTrailingSlashes(text: string): string {
+  let end = text.length
+  while (end > 0 && text.charCodeAt(end - 1) === SLASH) end--
+  return text.slice(0, end)
 }
 
 /** The reference of `/v1/images/REF`. `:` and `@` may be percent-encoded, as URL libraries do. */
@@ -102,10 +127,6 @@ function parseDevice(text: string): number {
   if (/^(0|[1-9]\d{0,4})$/.test(text)) return Number(text)
   throw new AppError('ERR_DEVICE_NOT_FOUND', `'${text}' is not the number of a device`)
 }
-
-const PERCENT = 0x25
-const SLASH = 0x2f
-const DOT = 0x2e
 
 /**
  * The bytes that a percent-encoded path names. An encoded slash, a NUL byte and `..` are refused rather than

@@ -25,7 +25,7 @@ export const HTTP_ERRORS = defineErrors({
   ERR_HTTP_HEADERS_TOO_LARGE: {
     http: 400,
     exit: 2,
-    doc: 'The request line and headers are longer than 64 KiB; ask for fewer ranges at once.',
+    doc: 'The request line and headers are longer than 64 KiB, or are too many; ask for fewer ranges at once.',
   },
   ERR_HTTP_TOO_MANY_RANGES: {
     http: 400,
@@ -52,6 +52,11 @@ export const HTTP_ERRORS = defineErrors({
     exit: 1,
     doc: 'The body is larger than this request allows.',
   },
+  ERR_HTTP_HEADERS_TIMEOUT: {
+    http: 408,
+    exit: 1,
+    doc: 'The header of the request was not complete 30 s after its first byte.',
+  },
   ERR_HTTP_BODY_TIMEOUT: {
     http: 408,
     exit: 1,
@@ -65,7 +70,7 @@ export const HTTP_ERRORS = defineErrors({
   ERR_HTTP_MEDIA_TYPE_UNSUPPORTED: {
     http: 415,
     exit: 2,
-    doc: 'The Content-Type of the body is not one that this route reads.',
+    doc: 'The Content-Type or the Content-Encoding of the body is not one that this route reads.',
   },
   ERR_HTTP_PIPELINE_FULL: {
     http: 503,
@@ -91,6 +96,21 @@ export const HTTP_ERRORS = defineErrors({
     http: 403,
     exit: 4,
     doc: 'A page of another site tried to change something, or to follow the event feed, through a browser.',
+  },
+  ERR_HTTP_VERSION_UNSUPPORTED: {
+    http: 505,
+    exit: 2,
+    doc: 'The request is in a version of HTTP other than 1.0 and 1.1.',
+  },
+  ERR_HTTP_METHOD_UNKNOWN: {
+    http: 501,
+    exit: 2,
+    doc: 'No resource of the server has this method: CONNECT and TRACE, and the methods of WebDAV.',
+  },
+  ERR_HTTP_CODING_UNSUPPORTED: {
+    http: 501,
+    exit: 2,
+    doc: 'The body has a Transfer-Encoding other than chunked.',
   },
   ERR_HTTP_MALFORMED: { http: 400, exit: 2, doc: 'The request is not valid HTTP/1.1.' },
 })

@@ -1,6 +1,14 @@
 /** Every limit of the HTTP front end in one place, each with its reason. Nothing else belongs here. */
 import { KIB, MIB } from '../../core/index.ts'
 
+/** The limits that tests shorten. All in ms. */
+export interface HttpTimeouts {
+  readonly connectionMs: number
+  readonly headersMs: number
+  readonly jsonBodyMs: number
+  readonly uploadPeriodMs: number
+}
+
 /** containers/storage asks for up to 1,024 missing chunks in one Range header (`maxNumberMissingChunks`). */
 export const MAX_RANGES = 1024
 /** 1,024 ranges take about 20 KiB of header; node's default of 16 KiB would answer 431, which is fatal there. */
@@ -21,19 +29,21 @@ export const MAX_PIPELINED = 64
 /** Go and reqwest keep idle connections for about 90 s; closing earlier than they do resets requests. */
 export const KEEP_ALIVE_TIMEOUT_MS = 125_000
 /** A connection on which nothing moves for so long is closed: a stalled reader holds pinned frames. */
-export const CONNECTION_TIMEOUT_MS = 60_000
+const CONNECTION_TIMEOUT_MS = 60_000
 /** From the first byte of a request to the end of its header. */
-export const HEADERS_TIMEOUT_MS = 30_000
+const HEADERS_TIMEOUT_MS = 30_000
 /** The whole of a request: an upload of hundreds of GiB takes hours, and slow ones are ended by their rate. */
 export const REQUEST_TIMEOUT_MS = 24 * 3600 * 1000
+/** How often connections are looked at for the limit above; node's default of 30 s would double it. */
+export const TIMEOUT_CHECK_MS = 2_000
 /** JSON bodies are small: a tag. */
 export const MAX_JSON_BODY_BYTES = 64 * KIB
-export const JSON_BODY_TIMEOUT_MS = 30_000
+const JSON_BODY_TIMEOUT_MS = 30_000
 /** Buffer between the socket of an upload and its file. */
 export const UPLOAD_BUFFER_BYTES = MIB
 /** An upload has to move at least this many bytes in each period. */
 export const UPLOAD_MIN_PROGRESS_BYTES = 64 * KIB
-export const UPLOAD_PROGRESS_PERIOD_MS = 30_000
+const UPLOAD_PROGRESS_PERIOD_MS = 30_000
 /** After a request was refused before its body was read: how long the body is discarded, so that the client sees the answer instead of a reset. */
 export const LINGER_MS = 1_000
 /** Long polls (`?wait=`) of one request. */
@@ -54,3 +64,10 @@ export const EVENT_CLOSE_MS = 500
 /** Rows of the live feed: the busiest images and clients. The API has the full lists. */
 export const MAX_EVENT_IMAGES = 200
 export const MAX_EVENT_CLIENT_ROWS = 100
+
+export const HTTP_TIMEOUTS: HttpTimeouts = {
+  connectionMs: CONNECTION_TIMEOUT_MS,
+  headersMs: HEADERS_TIMEOUT_MS,
+  jsonBodyMs: JSON_BODY_TIMEOUT_MS,
+  uploadPeriodMs: UPLOAD_PROGRESS_PERIOD_MS,
+}

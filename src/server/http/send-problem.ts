@@ -12,6 +12,9 @@ import { awaitsContinue } from './expect-continue.ts'
 import { LINGER_MS } from './limits.ts'
 import { problemResponse, toAppError } from './problem.ts'
 
+/** Statuses of the 5xx class that say what the client asked for, or that it should come back later. */
+const NOT_OUR_FAULT = new Set([501, 503, 505, 507])
+
 /** Sends the problem and returns its status. */
 export function sendProblem(request: FastifyRequest, reply: FastifyReply, error: unknown): number {
   const known = toAppError(error)
@@ -51,7 +54,7 @@ function discardBody(raw: IncomingMessage, response: ServerResponse): void {
 
 function logFault(request: FastifyRequest, error: AppError, status: number): void {
   const fields = { event: 'http.failed', reqId: request.id, code: error.code, err: error }
-  if (status >= 500 && status !== 503 && status !== 507) {
+  if (status >= 500 && !NOT_OUR_FAULT.has(status)) {
     request.log.error(fields, `request failed: ${error.message}`)
   } else {
     request.log.debug(fields, `request refused: ${error.message}`)

@@ -7,17 +7,32 @@ import { open } from 'node:fs/promises'
 import type { IncomingMessage } from 'node:http'
 
 import { AppError, formatSize } from '../../core/index.ts'
-import {
-  UPLOAD_BUFFER_BYTES,
-  UPLOAD_MIN_PROGRESS_BYTES,
-  UPLOAD_PROGRESS_PERIOD_MS,
-} from './limits.ts'
+import { HTTP_TIMEOUTS, UPLOAD_BUFFER_BYTES, UPLOAD_MIN_PROGRESS_BYTES } from './limits.ts'
 
 export interface ReceiveOptions {
   readonly path: string
   readonly limitBytes: number
   /** ms; how long a body may take for UPLOAD_MIN_PROGRESS_BYTES. */
   readonly progressPeriodMs?: number
+}
+
+/**
+ * Refuses bodies whose bytes are not those of what is uploaded: coded ones, and parts of one (RFC 9110 §14.5).
+ * @throws ERR_HTTP_MEDIA_TYPE_UNSUPPORTED, ERR_HTTP_REQUEST_INVALID
+ */
+export function checkBodyIsWhole({ headers }: IncomingMessage): void {
+  const coding = headers['content-encoding'] ?? 'identity'
+  if (coding.toLowerCase() !== 'identity') {
+    throw new AppError(
+      'ERR_HTTP_MEDIA_TYPE_UNSUPPORTED',
+      'the body has a Content-Encoding, uploads are taken as they are only',
+    )
+  }
+  if (headers['content-range'] !== undefined) {
+    throw new AppError('ERR_HTTP_REQUEST_INVALID', 'the body is a part, uploads are whole', {
+      hint: 'uploads cannot be resumed: send all of it again, without Content-Range',
+    })
+  }
 }
 
 /** The announced size of a body; undefined when it is chunked. */
@@ -51,6 +66,7 @@ class BodyReceiver {
   #received = 0
   #written = 0
   #writing = false
+  #lastWrite: Promise<void> = Promise.resolve()
   #complete = false
   #settled = false
 
@@ -71,7 +87,7 @@ class BodyReceiver {
     const onData = (chunk: Buffer): void => this.#take(chunk, settle)
     const onEnd = (): void => {
       this.#complete = true
-      void this.#drain(settle)
+      this.#startDrain(settle)
     }
     const onClose = (): void => {
       if (!this.#complete) settle(aborted(this.#received))
@@ -90,6 +106,8 @@ class BodyReceiver {
       this.#request.off('data', onData)
       this.#request.off('end', onEnd)
       this.#request.pause()
+      // The file is closed next: a write still under way would meet whatever gets its descriptor.
+      await this.#lastWrite
     }
     return this.#written
   }
@@ -103,11 +121,15 @@ class BodyReceiver {
     this.#pending.push(chunk)
     this.#pendingBytes += chunk.length
     if (this.#pendingBytes >= UPLOAD_BUFFER_BYTES) this.#request.pause()
-    void this.#drain(settle)
+    this.#startDrain(settle)
   }
 
+  #startDrain(settle: (error?: Error) => void): void {
+    if (!this.#writing) this.#lastWrite = this.#drain(settle)
+  }
+
+  /** Never rejects. */
   async #drain(settle: (error?: Error) => void): Promise<void> {
-    if (this.#writing) return
     this.#writing = true
     try {
       while (this.#pending.length > 0 && !this.#settled) {
@@ -141,7 +163,7 @@ class BodyReceiver {
   }
 
   #watchProgress(settle: (error?: Error) => void): NodeJS.Timeout {
-    const periodMs = this.#options.progressPeriodMs ?? UPLOAD_PROGRESS_PERIOD_MS
+    const periodMs = this.#options.progressPeriodMs ?? HTTP_TIMEOUTS.uploadPeriodMs
     let before = 0
     return setInterval(() => {
       const waitsForClient = !this.#writing && !this.#complete

@@ -4,16 +4,15 @@
  */
 import type { FastifyReply, FastifyRequest } from 'fastify'
 
-import { AppError } from '../../../core/index.ts'
-import { ByteExchange, whenAtHead } from '../byte-exchange.ts'
+import { ByteExchange } from '../byte-exchange.ts'
 import { HttpConnection } from '../connection.ts'
 import type { App, HttpContext, RouteDocs } from '../context.ts'
 import { operation } from '../context.ts'
 import type { DataTarget } from '../data-target.ts'
 import { INNER_ROUTES, parseDataTarget, pathOf } from '../data-target.ts'
-import { MAX_PIPELINED } from '../limits.ts'
 import { OpenData, openData } from '../open-data.ts'
 import type { OperationId } from '../operations.ts'
+import { whenAtHead } from '../pipeline.ts'
 import { toAppError } from '../problem.ts'
 import { planResponse } from '../response-plan.ts'
 import { sendProblem } from '../send-problem.ts'
@@ -111,7 +110,6 @@ class DataRoutes {
 
   /** The handler of every data route. What is open already is answered without a promise. */
   readonly handle = (request: DataRequest, reply: FastifyReply): unknown => {
-    request.startedAt = performance.now()
     const url = request.originalUrl
     const path = pathOf(url)
     const connection = HttpConnection.of(request.raw.socket)
@@ -137,12 +135,6 @@ class DataRoutes {
     connection: HttpConnection,
     path: string,
   ): Promise<unknown> {
-    if (connection.waiting >= MAX_PIPELINED) {
-      throw new AppError(
-        'ERR_HTTP_PIPELINE_FULL',
-        `${MAX_PIPELINED} requests wait on this connection already`,
-      )
-    }
     if (!(await whenAtHead(reply.raw, connection))) return reply.hijack()
     const target = parseDataTarget(path)
     const opened = await this.#open(target, request, connection, path)

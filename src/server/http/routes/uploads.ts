@@ -13,7 +13,7 @@ import { sendContinue } from '../expect-continue.ts'
 import { MAX_IMPORT_DEVICES } from '../limits.ts'
 import type { Job } from '../schemas.ts'
 import { BlobStored, ImportReport, Job as JobSchema } from '../schemas.ts'
-import { announcedSize, receiveBody } from '../upload.ts'
+import { announcedSize, checkBodyIsWhole, receiveBody } from '../upload.ts'
 import { parseWait, waitForJob } from '../job-wait.ts'
 
 const ImportQuery = Type.Object({
@@ -44,6 +44,7 @@ const UPLOAD_ERRORS = [
   'ERR_HTTP_BODY_TOO_LARGE',
   'ERR_HTTP_BODY_TIMEOUT',
   'ERR_HTTP_UPLOAD_ABORTED',
+  'ERR_HTTP_MEDIA_TYPE_UNSUPPORTED',
 ]
 
 export function registerUploadRoutes(app: App, context: HttpContext): void {
@@ -109,10 +110,15 @@ async function withUpload<T>(
   domain: string,
   use: (uploadId: string) => Promise<T>,
 ): Promise<T> {
+  checkBodyIsWhole(request.raw)
   const upload = await context.control.beginUpload(domain, announcedSize(request.raw))
   try {
     sendContinue(request.raw, reply.raw)
-    await receiveBody(request.raw, upload)
+    await receiveBody(request.raw, {
+      path: upload.path,
+      limitBytes: upload.limitBytes,
+      progressPeriodMs: context.timeouts.uploadPeriodMs,
+    })
   } catch (error) {
     await context.control.abortUpload(upload.id)
     throw asStoreFull(error)
