@@ -63,7 +63,7 @@ export async function buildApp(deps: AppDeps): Promise<App> {
     request.startedAt = performance.now()
     // node drops what came in one piece with a declined upgrade: nothing may follow on this connection.
     if (request.headers.upgrade !== undefined) reply.raw.setHeader('Connection', 'close')
-    checkRequest(request.raw)
+    checkRequest(request.raw, request.originalUrl)
     done()
   })
   app.addHook('onRoute', recorder.record)

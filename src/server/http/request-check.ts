@@ -12,10 +12,11 @@ const METHODS = new Set(['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIO
 const HOST = /^(?:[\w\-.~%!$&'()*+,;=]*|\[[\da-fA-F:.]+\])(?::\d{0,5})?$/
 
 /**
+ * @param target the request target as it was sent
  * @throws ERR_HTTP_VERSION_UNSUPPORTED, ERR_HTTP_METHOD_UNKNOWN, ERR_HTTP_MALFORMED,
  * ERR_HTTP_CODING_UNSUPPORTED
  */
-export function checkRequest(request: IncomingMessage): void {
+export function checkRequest(request: IncomingMessage, target: string): void {
   if (request.httpVersionMajor !== 1) {
     // RFC 9110 §15.6.6; node's parser takes 0.9 and 2.0 as well
     throw new AppError(
@@ -28,7 +29,7 @@ export function checkRequest(request: IncomingMessage): void {
       hint: `the methods are ${[...METHODS].join(', ')}`,
     })
   }
-  if (request.url?.includes('#') === true) {
+  if (target.includes('#')) {
     // RFC 9112 §3.2: a fragment is no part of any form of request target
     throw malformed("the request target has a '#'", "write '#' in a path as %23")
   }
