@@ -1,5 +1,5 @@
 /**
- * Starts `commonpage serve` as a process of its own on free ports of the loopback interface, as a user
+ * Starts `commonpage serve` as a process of its own on free ports of the loopback interface, as the launcher
  * would, and ends it with SIGTERM. Tests that look at /proc need the server apart from themselves.
  */
 import type { ChildProcess } from 'node:child_process'
@@ -12,6 +12,13 @@ import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 
 const MAIN = fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url))
+/** What the launcher sets: see there. */
+const ENVIRONMENT = {
+  UV_THREADPOOL_SIZE: '8',
+  MALLOC_ARENA_MAX: '2',
+  MALLOC_MMAP_THRESHOLD_: '131072',
+  MALLOC_TRIM_THRESHOLD_: '131072',
+}
 const START_DEADLINE_MS = 30_000
 const STOP_DEADLINE_MS = 40_000
 
@@ -47,6 +54,8 @@ export interface ServerProcessOptions {
   readonly env?: Readonly<Record<string, string>>
   /** Options of Node itself. */
   readonly nodeArgs?: readonly string[]
+  /** In a process group of its own, which a test can kill as a whole: the server and its imports. */
+  readonly ownGroup?: boolean
 }
 
 export async function startServerProcess(
@@ -68,8 +77,9 @@ export async function startServerProcess(
     process.execPath,
     [...(options.nodeArgs ?? []), MAIN, ...args, ...(options.args ?? [])],
     {
-      env: { ...process.env, UV_THREADPOOL_SIZE: '8', ...options.env },
+      env: { ...process.env, ...ENVIRONMENT, ...options.env },
       stdio: ['ignore', 'pipe', 'pipe'],
+      detached: options.ownGroup === true,
     },
   )
   const logs: Record<string, unknown>[] = []

@@ -62,9 +62,15 @@ async function recordLife(folder: DataFolder, data: string): Promise<Operation[]
   })
 }
 
+/** Tags as they were said last, and every image that was ever named. */
 function acknowledgedBy(operations: readonly Operation[]): Acknowledged {
-  const mark = operations.findLast((one) => one.op === 'mark')
-  return mark === undefined ? NOTHING : (JSON.parse(mark.text) as Acknowledged)
+  let all = NOTHING
+  for (const one of operations) {
+    if (one.op !== 'mark') continue
+    const { images, tags } = JSON.parse(one.text) as Acknowledged
+    all = { images: { ...all.images, ...images }, tags }
+  }
+  return all
 }
 
 interface CutOptions {

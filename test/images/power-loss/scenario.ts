@@ -45,7 +45,12 @@ async function live(dataDir: string, say: (text: string) => void): Promise<void>
   await using store = await openStore({ dataDir, mode: 'owner' })
   await using member = await openStore({ dataDir, mode: 'member' })
   const { refs } = store.domain(DOMAIN)
-  let state = NOTHING
+  // A run before this one may have been killed: its tags were acknowledged.
+  const found = await refs.list()
+  const tags = found.refs.flatMap(({ name, tag, ref: { image } }) =>
+    image === undefined ? [] : [[`${name}:${tag}`, image] as const],
+  )
+  let state: Acknowledged = { images: {}, tags: Object.fromEntries(tags) }
   const acknowledge = (images: Acknowledged['images'], tags: Acknowledged['tags']): void => {
     state = { images: { ...state.images, ...images }, tags }
     say(`${JSON.stringify(state)}\n`)
