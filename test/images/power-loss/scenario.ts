@@ -47,10 +47,10 @@ async function live(dataDir: string, say: (text: string) => void): Promise<void>
   const { refs } = store.domain(DOMAIN)
   // A run before this one may have been killed: its tags were acknowledged.
   const found = await refs.list()
-  const tags = found.refs.flatMap(({ name, tag, ref: { image } }) =>
+  const listed = found.refs.flatMap(({ name, tag, ref: { image } }) =>
     image === undefined ? [] : [[`${name}:${tag}`, image] as const],
   )
-  let state: Acknowledged = { images: {}, tags: Object.fromEntries(tags) }
+  let state: Acknowledged = { images: {}, tags: Object.fromEntries(listed) }
   const acknowledge = (images: Acknowledged['images'], tags: Acknowledged['tags']): void => {
     state = { images: { ...state.images, ...images }, tags }
     say(`${JSON.stringify(state)}\n`)
