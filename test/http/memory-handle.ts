@@ -10,6 +10,8 @@ export class Ledger {
   leases = 0
   released = 0
   doubleReleases = 0
+  /** Handles that were read or disposed after they had been disposed. */
+  misuses = 0
   handles = 0
   handlesClosed = 0
   views = 0
@@ -34,6 +36,8 @@ export interface Weather {
   cold: boolean
   /** Awaited before a cold read is answered. */
   gate: ((signal: AbortSignal | undefined) => Promise<void>) | undefined
+  /** Awaited before a blob is opened. */
+  openGate: (() => Promise<void>) | undefined
   /** Thrown by cold reads at or behind this offset. */
   failAt: number | undefined
   pinBudgetBytes: number
@@ -95,7 +99,7 @@ export class MemoryHandle implements DataHandle {
   }
 
   [Symbol.dispose](): void {
-    if (!this.#open) throw new Error('a handle was disposed twice')
+    if (!this.#open) this.#ledger.misuses++
     this.#open = false
     this.#ledger.handlesClosed++
   }
@@ -131,7 +135,7 @@ export class MemoryHandle implements DataHandle {
   }
 
   #check(offset: number, length: number): void {
-    if (!this.#open) throw new Error('a disposed handle was read')
+    if (!this.#open) this.#ledger.misuses++
     if (offset < 0 || length < 1 || offset + length > this.size) {
       throw new RangeError(`range ${offset}+${length} is outside of ${this.size} bytes`)
     }

@@ -23,6 +23,7 @@ export class MemoryPlanes implements DataPlane {
   readonly weather: Weather = {
     cold: false,
     gate: undefined,
+    openGate: undefined,
     failAt: undefined,
     pinBudgetBytes: 1 << 20,
   }
@@ -50,18 +51,19 @@ export class MemoryPlanes implements DataPlane {
     return Promise.resolve(new MemoryView(image, this.ledger, this.weather) as unknown as ImageView)
   }
 
-  openBlob(domain: string, digest: Digest): Promise<BlobView> {
+  async openBlob(domain: string, digest: Digest): Promise<BlobView> {
+    await this.weather.openGate?.()
     const bytes = this.blobs.get(`${domain}/${digest}`)
     if (bytes === undefined) {
-      return Promise.reject(new AppError('ERR_BLOB_NOT_FOUND', `no blob ${digest} in ${domain}`))
+      throw new AppError('ERR_BLOB_NOT_FOUND', `no blob ${digest} in ${domain}`)
     }
     this.ledger.views++
     const close = (): void => void this.ledger.viewsClosed++
-    return Promise.resolve({
+    return {
       digest,
       size: bytes.length,
       open: () => new MemoryHandle(bytes, this.ledger, this.weather),
       [Symbol.dispose]: close,
-    })
+    }
   }
 }

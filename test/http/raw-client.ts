@@ -11,14 +11,16 @@ export interface RawResponse {
 
 export class RawClient implements AsyncDisposable {
   readonly socket: Socket
-  #received = Buffer.alloc(0)
+  /** What came and was not taken: `#length` bytes of a buffer that doubles. */
+  #store = Buffer.alloc(1 << 12)
+  #length = 0
   #ended = false
   readonly #waiting: (() => void)[] = []
 
   constructor(socket: Socket) {
     this.socket = socket
     socket.on('data', (chunk: Buffer) => {
-      this.#received = Buffer.concat([this.#received, chunk])
+      this.#append(chunk)
       for (const wake of this.#waiting.splice(0)) wake()
     })
     socket.on('close', () => {
@@ -62,8 +64,9 @@ export class RawClient implements AsyncDisposable {
     const end = headEnd + 4 + length
     const complete = await this.#until(() => (this.#received.length >= end ? end : -1))
     if (complete === undefined) return undefined
-    const body = this.#received.subarray(headEnd + 4, end)
-    this.#received = this.#received.subarray(end)
+    const body = Buffer.from(this.#received.subarray(headEnd + 4, end))
+    this.#store.copyWithin(0, end, this.#length)
+    this.#length -= end
     return { status, headers, body }
   }
 
@@ -79,6 +82,21 @@ export class RawClient implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     this.socket.destroy()
     await this.ended()
+  }
+
+  get #received(): Buffer {
+    return this.#store.subarray(0, this.#length)
+  }
+
+  #append(chunk: Buffer): void {
+    const needed = this.#length + chunk.length
+    if (needed > this.#store.length) {
+      const before = this.#received
+      this.#store = Buffer.alloc(Math.max(needed, 2 * this.#store.length))
+      before.copy(this.#store)
+    }
+    chunk.copy(this.#store, this.#length)
+    this.#length = needed
   }
 
   async #until(found: () => number): Promise<number | undefined> {

@@ -16,10 +16,12 @@ const BLOB = `/v1/blobs/demo/${blob}`
 afterEach(async () => {
   weather.cold = false
   weather.gate = undefined
+  weather.openGate = undefined
   weather.failAt = undefined
   weather.pinBudgetBytes = 1 << 20
   await until(() => ledger.heldLeases === 0)
   assert.equal(ledger.doubleReleases, 0)
+  assert.equal(ledger.misuses, 0)
   await until(() => ledger.open === 0)
 })
 
@@ -123,6 +125,28 @@ describe('clients that leave', () => {
     await until(() => ledger.heldLeases === 1)
     client.socket.destroy()
     await until(() => ledger.heldLeases === 0)
+  })
+
+  test('one that leaves while its target is opened pins nothing', async () => {
+    const client = await RawClient.open(server.port)
+    const { promise, resolve } = Promise.withResolvers<void>()
+    let opening = false
+    weather.openGate = () => {
+      opening = true
+      return promise
+    }
+    const { leases, copies, views } = ledger
+    client.get(BLOB, { range: 'bytes=0-99999' })
+    await until(() => opening)
+    client.socket.destroy()
+    await client.ended()
+    // The server has seen it when it has answered another client that asked later.
+    await using other = await RawClient.open(server.port)
+    other.get('/livez')
+    await other.next()
+    resolve()
+    await until(() => ledger.views > views && ledger.open === 0)
+    assert.deepEqual([ledger.leases, ledger.copies], [leases, copies])
   })
 
   test('200 clients that leave at any moment leave nothing behind', async () => {

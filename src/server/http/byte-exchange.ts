@@ -49,6 +49,11 @@ export class ByteExchange {
 
   /** Answers by `plan`. The response has to be at the head of its connection. */
   send(plan: ResponsePlan): void {
+    // It may have ended while the target was opened: then nobody would tell when to release.
+    if (this.#connection.closed) {
+      this.#end(plan.status, connectionEnded(undefined))
+      return
+    }
     const [first] = plan.ranges
     if (first === undefined) {
       this.#writeHead(plan)

@@ -39,9 +39,9 @@ export class HttpConnection {
 
   /** Keeps `data` for the next request. `key` has to name content, not a tag that may move. */
   remember(key: string, data: OpenData): void {
+    if (this.#closed) return
     const before = this.#recent
-    this.#recent = this.#closed ? undefined : { key, data: data.retain() }
-    if (this.#closed) data[Symbol.dispose]()
+    this.#recent = { key, data: data.retain() }
     before?.data[Symbol.dispose]()
   }
 

@@ -200,11 +200,12 @@ class DataRoutes {
   }
 
   #logFailure(request: FastifyRequest, connection: HttpConnection, error: unknown): void {
-    if (connection.closed) {
+    const known = toAppError(error)
+    // A write may tell that the client has gone before its connection does.
+    if (connection.closed || known.code === 'ERR_ABORTED') {
       this.#context.counters.aborted()
       return
     }
-    const known = toAppError(error)
     request.log.error(
       { event: 'http.read_failed', reqId: request.id, code: known.code, err: error },
       `bytes of ${request.originalUrl} could not be served: ${known.message}`,
