@@ -92,6 +92,36 @@ export function storageEngineContract(title: string, create: () => Promise<Engin
         assert.equal(Buffer.from((await engine.get(key)) ?? []).toString(), 'first')
       })
 
+      test('what is prepared is not visible until it is published, and leaves nothing when it is not', async () => {
+        await using fixture = await create()
+        const { engine } = fixture
+        const key = `${BASE}/manifests/sha256/ab/abc`
+        {
+          await using first = await engine.prepare(key, Buffer.from('first'))
+          assert.equal(await engine.head(key), undefined)
+          await using second = await engine.prepare(key, Buffer.from('second'))
+          const path = await stage(engine, key, Buffer.from('third'))
+          await using dropped = await engine.prepare(key, { path })
+          await dropped[Symbol.asyncDispose]()
+          await assert.rejects(access(path))
+          assert.deepEqual(await keysOf(engine, `${BASE}/`), [])
+          assert.equal(await second.publish(), 'created')
+          assert.equal(await first.publish(), 'present')
+        }
+        assert.equal(Buffer.from((await engine.get(key)) ?? []).toString(), 'second')
+        assert.deepEqual(await keysOf(engine, `${BASE}/`), [key])
+      })
+
+      test('settling what is there and what is not changes nothing', async () => {
+        await using fixture = await create()
+        const { engine } = fixture
+        const key = `${BASE}/manifests/sha256/ab/abc`
+        await engine.put(key, Buffer.from('there'))
+        await engine.settle([key, `${BASE}/manifests/sha256/cd/none`])
+        await engine.settle([])
+        assert.deepEqual(await keysOf(engine, `${BASE}/`), [key])
+      })
+
       test('of many writers of one key exactly one creates it', async () => {
         await using fixture = await create()
         const { engine } = fixture

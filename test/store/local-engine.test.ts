@@ -84,6 +84,28 @@ describe('local engine: order of what reaches the disk', () => {
     assert.deepEqual(await filesBelow(folder.path), [key])
   })
 
+  test('settling makes the names of what is there durable, each folder once', async () => {
+    await using fixture = await traced()
+    const { engine, steps, folder } = fixture
+    const index = `${key}.idx`
+    for (const one of [key, index]) await engine.put(one, Buffer.from('bytes'))
+    const other = new LocalEngine({
+      dataDir: folder.path,
+      changesRefs: false,
+      afterStep: (step, path) => void steps.push({ step, path: path.slice(folder.path.length) }),
+    })
+    steps.length = 0
+    await other.settle([key, index, 'domains/acme/blobs/sha256/cd/cdef'])
+    const base = '/domains/acme/blobs'
+    assert.deepEqual(
+      steps.map((one) => [one.step, one.path]),
+      ['', '/domains', '/domains/acme', base, `${base}/sha256`, `${base}/sha256/ab`].map((path) => [
+        'fsync-folder',
+        path,
+      ]),
+    )
+  })
+
   test('a ref is written, fsynced, renamed, and its folder fsynced', async () => {
     await using fixture = await traced()
     const { engine, steps } = fixture
