@@ -15,7 +15,7 @@ import type { Jobs } from './jobs.ts'
 import type { ControlPlane, ImportRequest } from './planes.ts'
 import type { Reports } from './reports.ts'
 import { pointTag, removeTag } from './tags.ts'
-import type { Uploads } from './uploads.ts'
+import type { ParkedDevice, Uploads } from './uploads.ts'
 
 export interface MainControlPlaneOptions {
   readonly store: Store
@@ -62,7 +62,8 @@ export class MainControlPlane implements ControlPlane {
     const head = await this.#options.store.domain(domain).blobs.head(digest)
     if (!head) throw new AppError('ERR_BLOB_NOT_FOUND', `no blob ${digest} in domain '${domain}'`)
     const [opened] = await this.#options.keeper.openBlobs([{ domain, digest, size: head.size }])
-    return { size: head.size, blobNo: opened?.blobNo ?? 0, domainNo: opened?.domainNo ?? 0 }
+    if (!opened) throw new TypeError(`the keeper gave blob ${digest} no number`)
+    return { size: head.size, ...opened }
   }
 
   async domains(): Promise<string[]> {
@@ -156,13 +157,19 @@ export class MainControlPlane implements ControlPlane {
       await primary.staged[Symbol.asyncDispose]()
       throw error
     }
-    const owned = [primary]
-    const devices: ({ path: string } | { digest: Digest })[] = [{ path: primary.staged.path }]
-    for (const digest of request.devices) {
-      const parked = uploads.takeParked(domain, digest)
-      if (parked) owned.push(parked)
-      devices.push(parked ? { path: parked.staged.path } : { digest })
+    const parked = new Map<Digest, ParkedDevice>()
+    for (const digest of new Set(request.devices)) {
+      const times = request.devices.filter((other) => other === digest).length
+      const device = uploads.takeParked(domain, digest, times)
+      if (device !== undefined) parked.set(digest, device)
     }
+    const devices: ({ path: string } | { digest: Digest })[] = [
+      { path: primary.staged.path },
+      ...request.devices.map((digest) => {
+        const device = parked.get(digest)
+        return device === undefined ? { digest } : { path: device.path }
+      }),
+    ]
     const job = jobs.add<ImportSummary>({
       ref: formatRef(request.ref),
       start: { ...this.#work(domain), work: 'import', devices, format: request.format },
@@ -178,7 +185,9 @@ export class MainControlPlane implements ControlPlane {
         return report
       },
       cleanup: async () => {
-        for (const upload of owned) await upload.staged[Symbol.asyncDispose]()
+        for (const upload of [primary.staged, ...parked.values()]) {
+          await upload[Symbol.asyncDispose]()
+        }
       },
     })
     return job

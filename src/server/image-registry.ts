@@ -204,7 +204,12 @@ export class ImageRegistry {
     const opened = await keeper.openBlobs(
       planned.map(({ digest: blob, size }) => ({ domain, digest: blob, size })),
     )
-    const blobs = planned.map((blob, i) => ({ ...blob, blobNo: opened[i]?.blobNo ?? 0 }))
+    const blobs = planned.map((blob, i) => {
+      // Number 0 means zeros: a blob without a number must not be read as one.
+      const blobNo = opened[i]?.blobNo
+      if (blobNo === undefined) throw new TypeError(`the keeper gave blob ${blob.digest} no number`)
+      return { ...blob, blobNo }
+    })
     for (const { digest: blob, blobNo } of blobs) this.#blobNos.set(keyOf(domain, blob), blobNo)
     const { imageId, accounting } = await this.#register(key, domain, digest, pages, blobs)
     const domainNo = opened[0]?.domainNo ?? 0

@@ -28,10 +28,20 @@ export interface Upload {
   readonly limitBytes: number
 }
 
+/** A parked device in the hands of an import; its file stays until this is disposed of. */
+export interface ParkedDevice extends AsyncDisposable {
+  readonly path: string
+}
+
+/** One file for all who parked a device of this digest: each of them comes for it with an import of their own. */
 interface Parked {
   readonly upload: Upload
   readonly digest: Digest
-  readonly since: number
+  since: number
+  /** Times it was parked and not taken yet. */
+  claims: number
+  /** Imports that read it. */
+  users: number
 }
 
 export interface UploadsOptions {
@@ -92,21 +102,41 @@ export class Uploads implements AsyncDisposable {
     return upload
   }
 
-  /** Keeps a finished upload under its digest until an import takes it; of two equal ones the later. */
+  /**
+   * Keeps a finished upload under its digest until an import takes it. Of two equal ones the first is kept, for
+   * two takers.
+   */
   async park(upload: Upload, digest: Digest): Promise<void> {
-    const before = this.takeParked(upload.domain, digest)
-    this.#parked.set(upload.id, { upload, digest, since: performance.now() })
-    await before?.staged[Symbol.asyncDispose]()
+    const since = performance.now()
+    const known = this.#findParked(upload.domain, digest)
+    if (known === undefined) {
+      this.#parked.set(upload.id, { upload, digest, since, claims: 1, users: 0 })
+      return
+    }
+    known.claims++
+    known.since = since
+    await upload.staged[Symbol.asyncDispose]()
   }
 
-  /** Takes a parked upload by digest, if there is one. */
-  takeParked(domain: string, digest: Digest): Upload | undefined {
-    for (const [id, parked] of this.#parked) {
-      if (parked.upload.domain !== domain || parked.digest !== digest) continue
-      this.#parked.delete(id)
-      return parked.upload
+  /**
+   * Takes a parked device by digest, if there is one.
+   * @param times how often the import names it: it may have been parked for each
+   */
+  takeParked(domain: string, digest: Digest, times = 1): ParkedDevice | undefined {
+    const parked = this.#findParked(domain, digest)
+    if (parked === undefined) return undefined
+    parked.claims = Math.max(0, parked.claims - times)
+    parked.users++
+    if (parked.claims === 0) this.#parked.delete(parked.upload.id)
+    let held = true
+    return {
+      path: parked.upload.staged.path,
+      [Symbol.asyncDispose]: async () => {
+        if (held) parked.users--
+        held = false
+        await removeUnused(parked)
+      },
     }
-    return undefined
   }
 
   /** Gives the space back. Unknown ids are fine: an abort may come twice. */
@@ -118,13 +148,19 @@ export class Uploads implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     clearInterval(this.#timer)
-    const all = [
-      ...this.#receiving.values(),
-      ...[...this.#parked.values()].map(({ upload }) => upload),
-    ]
+    const receiving = [...this.#receiving.values()]
+    const parked = [...this.#parked.values()]
     this.#receiving.clear()
     this.#parked.clear()
-    for (const upload of all) await upload.staged[Symbol.asyncDispose]()
+    for (const upload of receiving) await upload.staged[Symbol.asyncDispose]()
+    for (const device of parked) await giveUp(device)
+  }
+
+  #findParked(domain: string, digest: Digest): Parked | undefined {
+    for (const parked of this.#parked.values()) {
+      if (parked.upload.domain === domain && parked.digest === digest) return parked
+    }
+    return undefined
   }
 
   async #unannouncedLimit(): Promise<number> {
@@ -135,14 +171,24 @@ export class Uploads implements AsyncDisposable {
   /** Never rejects. */
   async #expire(): Promise<void> {
     const now = performance.now()
-    for (const [id, { upload, since }] of this.#parked) {
-      if (now - since <= this.#parkTtlMs) continue
+    for (const [id, parked] of this.#parked) {
+      if (now - parked.since <= this.#parkTtlMs) continue
       this.#parked.delete(id)
       try {
-        await upload.staged[Symbol.asyncDispose]()
+        await giveUp(parked)
       } catch (error) {
         this.#onError(error)
       }
     }
   }
+}
+
+/** Nobody will come for it any more. */
+async function giveUp(parked: Parked): Promise<void> {
+  parked.claims = 0
+  await removeUnused(parked)
+}
+
+async function removeUnused({ upload, claims, users }: Parked): Promise<void> {
+  if (claims === 0 && users === 0) await upload.staged[Symbol.asyncDispose]()
 }

@@ -152,7 +152,7 @@ describe('imports', () => {
     assert.equal(parked.sizeBytes, 4)
     const taken = uploads.takeParked(DOMAIN, parked.digest)
     assert.ok(taken)
-    await taken.staged[Symbol.asyncDispose]()
+    await taken[Symbol.asyncDispose]()
     const stored = await control.finishBlob(DOMAIN, await upload())
     assert.deepEqual({ ...stored }, { digest: parked.digest, sizeBytes: 4, created: true })
     const expected: Digest = `sha256:${'0'.repeat(64)}`
@@ -161,6 +161,34 @@ describe('imports', () => {
       code: 'ERR_STORE_DIGEST_MISMATCH',
     })
     await assert.rejects(control.finishBlob(DOMAIN, wrong), { code: 'ERR_UPLOAD_NOT_FOUND' })
+    assert.deepEqual(await readdir(join(at.dataDir, 'domains', DOMAIN, 'uploads')), [])
+  })
+
+  test('a device that two imports bring, and one that an image has twice, is there for each of them', async () => {
+    await using rigged = await rig()
+    const { at, control } = rigged
+    const upload = async (bytes: Buffer) => {
+      const { id, path } = await control.beginUpload(DOMAIN, bytes.length)
+      await writeFile(path, bytes)
+      return id
+    }
+    const park = async () =>
+      control.finishBlob(DOMAIN, await upload(Buffer.alloc(9000, 'device')), { park: true })
+    const start = async (name: string, devices: readonly Digest[]) =>
+      control.startImport(DOMAIN, await upload(Buffer.alloc(5000, name)), {
+        ref: ref(name),
+        format: 'erofs',
+        devices,
+      })
+    const { digest } = await park()
+    await park()
+    const jobs = [await start('one', [digest]), await start('two', [digest])]
+    await park()
+    jobs.push(await start('twice', [digest, digest]))
+    for (const { id } of jobs) {
+      const { state, error } = await control.job(id, { waitMs: 60_000 })
+      assert.deepEqual({ state, error }, { state: 'done', error: undefined })
+    }
     assert.deepEqual(await readdir(join(at.dataDir, 'domains', DOMAIN, 'uploads')), [])
   })
 })

@@ -68,21 +68,42 @@ describe('uploads', () => {
     await uploads.begin('d', 1)
   })
 
-  test('a parked device is taken by digest, once, in its domain; of two equal ones one is kept', async () => {
+  test('a parked device is taken by digest, in its domain, as often as it was parked, from one file', async () => {
     await using at = await testStore()
     await using uploads = new Uploads(at.store, { onError })
     const park = async () => {
       const upload = uploads.take('d', (await uploads.begin('d', 1)).id)
       await uploads.park(upload, DIGEST)
-      return upload
+      return upload.staged
     }
-    const first = await park()
-    const second = await park()
-    assert.equal(await exists(first.staged.path), false)
+    const kept = await park()
+    const equal = await park()
+    assert.equal(await exists(equal.path), false)
     assert.equal(uploads.takeParked('other', DIGEST), undefined)
-    assert.equal(uploads.takeParked('d', DIGEST), second)
+    const first = uploads.takeParked('d', DIGEST) ?? assert.fail()
+    const second = uploads.takeParked('d', DIGEST) ?? assert.fail()
+    assert.deepEqual([first.path, second.path], [kept.path, kept.path])
     assert.equal(uploads.takeParked('d', DIGEST), undefined)
-    await second.staged[Symbol.asyncDispose]()
+    await first[Symbol.asyncDispose]()
+    await first[Symbol.asyncDispose]()
+    assert.ok(await exists(kept.path), 'the other import reads it')
+    await second[Symbol.asyncDispose]()
+    assert.equal(await exists(kept.path), false)
+  })
+
+  test('a device parked once for each time that an import names it leaves nothing behind', async () => {
+    await using at = await testStore()
+    await using uploads = new Uploads(at.store, { onError })
+    const paths: string[] = []
+    for (let i = 0; i < 3; i++) {
+      const upload = uploads.take('d', (await uploads.begin('d', 1)).id)
+      await uploads.park(upload, DIGEST)
+      paths.push(upload.staged.path)
+    }
+    const device = uploads.takeParked('d', DIGEST, 3) ?? assert.fail()
+    await device[Symbol.asyncDispose]()
+    for (const path of paths) assert.equal(await exists(path), false)
+    assert.equal(uploads.takeParked('d', DIGEST), undefined)
   })
 
   test('a parked device that nobody takes is removed in time, without another upload', async () => {
