@@ -302,7 +302,7 @@ describe('limits of the negotiation', () => {
     let asked = 0
     const info = async () => {
       asked++
-      return { ...target, size: 10, description: 'd'.repeat(4000) }
+      return { name: 'x', size: 10, multiConn: true, description: 'd'.repeat(4000) }
     }
     await using server = new TestServer({ ...provider, info })
     const client = server.pair()

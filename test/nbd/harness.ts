@@ -56,11 +56,16 @@ export class TestServer implements AsyncDisposable {
 
   /** A client over an in-memory pair. */
   pair(): WireClient {
+    return new WireClient(this.memory())
+  }
+
+  /** The client's end of an in-memory connection. */
+  memory(): Duplex {
     const [ours, theirs] = [new MemoryEnd(), new MemoryEnd()]
     ours.peer = theirs
     theirs.peer = ours
     this.server.handle(theirs)
-    return new WireClient(ours)
+    return ours
   }
 
   /** Waits until so many connections have ended. */

@@ -6,7 +6,7 @@ import assert from 'node:assert/strict'
 
 import { pinnedBytes } from '../../src/cache/index.ts'
 import type { Digest } from '../../src/core/index.ts'
-import { digestOf } from '../../src/core/index.ts'
+import { AppError, digestOf } from '../../src/core/index.ts'
 import type { DataHandle, ReadIdentity } from '../../src/images/index.ts'
 import { BlobMap, MappedHandle } from '../../src/images/index.ts'
 import type {
@@ -15,6 +15,7 @@ import type {
   NbdExport,
   NbdLimits,
 } from '../../src/nbd/index.ts'
+import '../../src/server/error-tables.ts'
 import { NbdExports } from '../../src/server/nbd-exports.ts'
 import type { BlobView } from '../../src/server/planes.ts'
 import type { TestCacheOptions } from '../cache/harness.ts'
@@ -36,9 +37,10 @@ export class CountedExports implements ExportProvider {
   async open(name: string, context: ConnectionContext): Promise<NbdExport> {
     const target = await this.#exports.open(name, context)
     this.opened++
-    const { size, multiConn } = target
+    const { name: canonical, description = '', size, multiConn } = target
     return {
-      name: target.name,
+      name: canonical,
+      description,
       size,
       multiConn,
       readInto: (bytes, at, offset, length) =>
@@ -81,8 +83,13 @@ export class PageCacheServer implements AsyncDisposable {
     this.exports = new CountedExports(
       new NbdExports({
         data: {
-          openImage: () => assert.fail('there are no images'),
-          openBlob: () => this.#openBlob(),
+          openImage: async () => {
+            throw new AppError('ERR_IMAGE_NOT_FOUND', 'there are no images')
+          },
+          openBlob: async (domain, digest) => {
+            if (domain === DOMAIN && digest === this.#digest) return this.#openBlob()
+            throw new AppError('ERR_BLOB_NOT_FOUND', `no blob ${digest}`)
+          },
         },
         control: { images: async () => ({ images: [] }) },
         defaultExport: this.name,
