@@ -147,8 +147,7 @@ export class Connection implements HandshakeHandler, SessionHandler, OutputSink 
 
   #onPeerEnd(): void {
     this.#peerEnded = true
-    if (this.#phase === 'negotiating') this.#finish('aborted')
-    else this.#settle()
+    this.#settle()
   }
 
   /** After anything moved: reads on, stops reading, or ends. */
@@ -156,6 +155,8 @@ export class Connection implements HandshakeHandler, SessionHandler, OutputSink 
     const session = this.#session
     if (this.#phase === 'negotiating') {
       this.#read(this.#handshake.wantsInput && !this.#negotiationFull())
+      // What was asked before the client's FIN is still answered, and GO still entered.
+      if (this.#peerEnded && this.#handshake.wantsInput) this.#finish('aborted')
     } else if (this.#phase === 'transmitting' && session !== undefined) {
       this.#read(!session.blocked)
       if (this.#peerEnded && !session.blocked) this.#finish('closed')
