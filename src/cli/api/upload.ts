@@ -2,6 +2,7 @@
  * Sends a local file as the body of a POST. The server is asked first (`Expect: 100-continue`), so that a
  * full disk or a wrong reference costs no transfer; an answer that comes early stops the transfer.
  */
+import { constants } from 'node:fs'
 import { open } from 'node:fs/promises'
 import type { FileHandle } from 'node:fs/promises'
 import type { ClientRequest, IncomingMessage } from 'node:http'
@@ -21,11 +22,11 @@ export interface LocalFile extends AsyncDisposable {
   readonly handle: FileHandle
 }
 
-/** Opens a regular file or block device. @throws ERR_CLI_FILE_UNREADABLE */
+/** Opens a regular file. A fifo is refused like a directory, without waiting for its writer. @throws ERR_CLI_FILE_UNREADABLE */
 export async function openLocalFile(path: string): Promise<LocalFile> {
   let handle: FileHandle
   try {
-    handle = await open(path, 'r')
+    handle = await open(path, constants.O_RDONLY | constants.O_NONBLOCK)
   } catch (error) {
     throw unreadable(path, reasonOf(error), error)
   }

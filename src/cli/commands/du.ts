@@ -1,5 +1,5 @@
 /** `du`: what each image says, stores, shares and holds in memory, and the totals. */
-import { formatSize } from '../../core/index.ts'
+import { formatSize, parseRef } from '../../core/index.ts'
 import type { DiskUsage } from '../../server/http/schemas.ts'
 import { query } from '../api/routes.ts'
 import type { Invocation } from '../invocation.ts'
@@ -32,18 +32,25 @@ export async function runDu(
     return
   }
   const { totals } = usage
-  const unique = usage.images.reduce((sum, row) => sum + row.uniqueBytes, 0)
   const table = renderTable(COLUMNS, usage.images, {
     style: output.style,
     totals: [
       'total',
       formatSize(totals.logicalBytes),
       formatSize(totals.storedBytes),
-      formatSize(unique),
+      formatSize(uniqueTotal(usage.images)),
       '',
       formatSize(totals.residentBytes),
     ],
   })
   await output.print(table)
   await output.print(`\n${plural(totals.images, 'image')} in ${plural(totals.blobs, 'blob')}`)
+}
+
+/** An image counts once, however many of its tags have a row. */
+function uniqueTotal(rows: readonly Row[]): number {
+  const images = new Map(
+    rows.map(({ ref, digest, uniqueBytes }) => [`${parseRef(ref).domain}/${digest}`, uniqueBytes]),
+  )
+  return [...images.values()].reduce((sum, bytes) => sum + bytes, 0)
 }

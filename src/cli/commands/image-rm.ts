@@ -13,11 +13,16 @@ export interface ImageRmOptions {
   readonly dryRun?: boolean
 }
 
+/** Other names of an image in its line. */
+const SHOWN_NAMES = 3
+
 interface Removal {
   readonly ref: Ref
   readonly image: Image
   /** Stored bytes that no other image uses; undefined when the server does not know. */
   readonly uniqueBytes: number | undefined
+  /** Tags that name the same image and stay. */
+  readonly stays: readonly string[]
 }
 
 export async function runImageRm(
@@ -26,7 +31,8 @@ export async function runImageRm(
   options: ImageRmOptions,
 ): Promise<void> {
   const { client, output } = invocation
-  const removals = await Promise.all(refTexts.map((text) => inspect(invocation, parseRef(text))))
+  const refs = refTexts.map((text) => parseRef(text))
+  const removals = await Promise.all(refs.map((ref) => inspect(invocation, ref, refs)))
   const dryRun = options.dryRun === true
   for (const removal of removals) output.say(describe(removal, dryRun))
   if (!dryRun) {
@@ -37,27 +43,43 @@ export async function runImageRm(
   }
   if (invocation.json) {
     await output.printJson(
-      removals.map(({ ref, image, uniqueBytes }) => ({
+      removals.map(({ ref, image, uniqueBytes, stays }) => ({
         ref: formatRef(ref),
         digest: image.digest,
         removed: !dryRun,
+        stays,
         ...(uniqueBytes === undefined ? {} : { uniqueBytes }),
       })),
     )
   }
 }
 
-async function inspect(invocation: Invocation, ref: Ref): Promise<Removal> {
+async function inspect(
+  invocation: Invocation,
+  ref: Ref,
+  removed: readonly Ref[],
+): Promise<Removal> {
   const image = await getImage(invocation.client, ref)
   const usage = await invocation.client.json<DiskUsage>(query('/v1/du', { domain: ref.domain }))
   const row = usage.images.find((candidate) => candidate.ref === image.ref)
-  return { ref, image, uniqueBytes: row?.uniqueBytes }
+  const going = new Set(removed.map(formatRef))
+  const stays = usage.images
+    .filter((candidate) => candidate.digest === image.digest && !going.has(candidate.ref))
+    .map((candidate) => candidate.ref)
+  return { ref, image, uniqueBytes: row?.uniqueBytes, stays }
 }
 
-function describe({ ref, image, uniqueBytes }: Removal, dryRun: boolean): string {
-  const share =
-    uniqueBytes === undefined ? '' : `, ${formatSize(uniqueBytes)} of it in no other image`
-  return `${dryRun ? 'would remove' : 'removes'} ${formatRef(ref)} (${shortDigestOf(image.digest)}, ${formatSize(image.sizeBytes)}${share})`
+function describe({ ref, image, uniqueBytes, stays }: Removal, dryRun: boolean): string {
+  const facts = [shortDigestOf(image.digest), formatSize(image.sizeBytes)]
+  if (stays.length > 0) facts.push(`which stays as ${shortList(stays)}`)
+  else if (uniqueBytes !== undefined)
+    facts.push(`${formatSize(uniqueBytes)} of it in no other image`)
+  return `${dryRun ? 'would remove' : 'removes'} ${formatRef(ref)} (${facts.join(', ')})`
+}
+
+function shortList(names: readonly string[]): string {
+  const shown = names.slice(0, SHOWN_NAMES).join(', ')
+  return names.length > SHOWN_NAMES ? `${shown} and ${names.length - SHOWN_NAMES} more` : shown
 }
 
 /** @throws ERR_CLI_CONFIRMATION_REQUIRED */
