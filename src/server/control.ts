@@ -138,6 +138,7 @@ export class MainControlPlane implements ControlPlane {
         parked = true
         await uploads.park(upload, blob.digest)
       }
+      if (blob.created) this.#bump()
       return blob
     } finally {
       if (!parked) await upload.staged[Symbol.asyncDispose]()
@@ -273,8 +274,8 @@ export class MainControlPlane implements ControlPlane {
   }
 
   /**
-   * After this, no worker uses a resolution from before the change. Called also when a change has failed: it
-   * may have been made before it did.
+   * After this, no worker uses a resolution and no report a list from before the change. Called also when a
+   * change has failed: it may have been made before it did.
    */
   #bump(): void {
     Atomics.add(this.#options.epoch, 0, 1)

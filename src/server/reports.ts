@@ -107,7 +107,7 @@ export class Reports {
       ),
       unattributedBytes: totals.unattributedBytes,
       broughtInBytes: totals.broughtBytes,
-      residentBytes: cacheStats(sumCacheCounters(memory)).residentFrames * memory.frameSize,
+      residentBytes: await this.#residentBytes(only),
       capacityBytes: memory.frames * memory.frameSize,
     }
   }
@@ -145,8 +145,17 @@ export class Reports {
     }
   }
 
-  diskUsage(only: string | undefined): Promise<DiskUsage> {
-    return this.#options.usage.report(only)
+  async diskUsage(only: string | undefined): Promise<DiskUsage> {
+    return this.#options.usage.report(only, await this.#residentBytes(only))
+  }
+
+  /** Whole frames that hold pages of a domain, or of all. */
+  async #residentBytes(only: string | undefined): Promise<number> {
+    const { memory, keeper } = this.#options
+    const sums = sumCacheCounters(memory)
+    if (only === undefined) return cacheStats(sums).residentFrames * memory.frameSize
+    const known = (await keeper.domains()).find(([domain]) => domain === only)
+    return known === undefined ? 0 : domainStats(sums, known[1]).residentBytes
   }
 
   async #accounted(epoch: number): Promise<AccountedImage[]> {

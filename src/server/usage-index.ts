@@ -1,11 +1,11 @@
 /**
- * What images take, on disk and in memory. Disk usage is computed once for each state of the tags; what is
- * in memory is read from the frame table each time.
+ * What images take, on disk and in memory. Disk usage is computed once for each state of the tags and blobs;
+ * what is in memory is read from the frame table each time.
  */
 import { LRUCache } from 'lru-cache'
 
 import type { CacheMemory } from '../cache/index.ts'
-import { residentPagesByBlob, sumCacheCounters, cacheStats } from '../cache/index.ts'
+import { residentPagesByBlob } from '../cache/index.ts'
 import type { Digest } from '../core/index.ts'
 import { isAppError } from '../core/index.ts'
 import type { DeviceMap, Store } from '../store/index.ts'
@@ -28,7 +28,7 @@ export interface UsageIndexOptions {
   readonly store: Store
   readonly registry: ImageRegistry
   readonly memory: CacheMemory
-  /** Int32 in shared memory: changes whenever a tag does. */
+  /** Int32 in shared memory: changes whenever a tag does, and when a blob comes. */
   readonly epoch: Int32Array
 }
 
@@ -45,15 +45,15 @@ export class UsageIndex {
     this.#usage = new DiskUsageCache(options.store)
   }
 
-  async report(only: string | undefined): Promise<DiskUsage> {
-    const { epoch, memory } = this.#options
+  /** @param residentTotal whole frames in memory of the domain, or of all */
+  async report(only: string | undefined, residentTotal: number): Promise<DiskUsage> {
+    const { epoch } = this.#options
     const { images, totals } = await this.#usage.get(Atomics.load(epoch, 0), only)
     const resident = this.residentPages()
     const rows: DiskUsage['images'] = []
     for (const { domain, ...row } of images) {
       rows.push({ ...row, residentBytes: await this.residentBytes(domain, row.digest, resident) })
     }
-    const residentTotal = cacheStats(sumCacheCounters(memory)).residentFrames * memory.frameSize
     return { images: rows, totals: { ...totals, residentBytes: residentTotal } }
   }
 
