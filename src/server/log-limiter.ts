@@ -1,6 +1,6 @@
 /**
- * Keeps a storm of equal events from flooding the log: the first few of each kind are written, then one for
- * each interval, which says how many were left out. It writes nothing itself.
+ * Keeps a storm of equal events from flooding the log: of each kind the first few of an interval are written, and
+ * the first after it says how many were left out. It writes nothing itself.
  */
 
 /** Kinds are codes and event names, a closed set; this only bounds a mistake. */

@@ -1,4 +1,4 @@
-/** What a server reports of itself: nothing of another domain, and nothing that has changed since. @serial */
+/** What a server reports of itself: nothing of another domain, and nothing that has changed since. */
 import assert from 'node:assert/strict'
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
