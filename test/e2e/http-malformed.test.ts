@@ -5,7 +5,6 @@
  */
 import assert from 'node:assert/strict'
 import { randomBytes } from 'node:crypto'
-import { once } from 'node:events'
 import { connect } from 'node:net'
 import { after, afterEach, before, describe, test } from 'node:test'
 
@@ -257,7 +256,7 @@ async function leaveAfter(
     received += chunk.length
     if (received >= limit) leave()
   })
-  await once(socket, 'close')
+  await new Promise((resolve) => socket.once('close', resolve))
   return received
 }
 

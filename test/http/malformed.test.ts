@@ -114,6 +114,19 @@ describe('odd requests', () => {
   })
 })
 
+test('a client that sends CONNECT and leaves before the answer harms nobody', async () => {
+  for (let i = 0; i < 50; i++) {
+    const client = await RawClient.open(server.port)
+    client.send(
+      `${i % 2 === 0 ? '' : 'GET /livez HTTP/1.1\r\nhost: x\r\n\r\n'}CONNECT a:1 HTTP/1.1\r\nhost: x\r\n\r\n`,
+    )
+    await new Promise((resolve) => setImmediate(resolve))
+    client.socket.resetAndDestroy()
+    await client.ended()
+  }
+  assert.equal((await fetch(`${server.url}/livez`)).status, 200)
+})
+
 test('a path of slashes takes no time', async () => {
   await using client = await RawClient.open(server.port)
   const started = process.cpuUsage()

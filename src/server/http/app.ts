@@ -76,6 +76,11 @@ export async function buildApp(deps: AppDeps): Promise<App> {
   })
   await app.register(websocket, {
     options: { maxPayload: 1024 },
+    // The default logs it as our fault; frames that are none are the client's.
+    errorHandler: (error, socket, request) => {
+      request.log.debug({ event: 'events.client_error', err: error }, 'a feed was cut off')
+      socket.terminate()
+    },
     preClose: (done) => closeFeed(app, hub, done),
   })
   await app.register((scope) => registerDataRoutes(scope, context))

@@ -22,6 +22,8 @@ export function writeClientError(error: Error & { code?: string }, socket: Socke
 export function refuseConnection(socket: Socket, error: AppError): void {
   if (refused.has(socket)) return
   refused.add(socket)
+  // With CONNECT node has taken its own listener away, and a client may leave before it is answered.
+  socket.on('error', () => socket.destroy())
   afterAnswers(socket, () => {
     if (!socket.writable) {
       socket.destroy()

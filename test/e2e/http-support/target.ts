@@ -5,11 +5,15 @@
  */
 import assert from 'node:assert/strict'
 import { createCipheriv } from 'node:crypto'
+import { once } from 'node:events'
 import { readdir, readFile } from 'node:fs/promises'
+import { request as httpRequest } from 'node:http'
+import type { IncomingMessage } from 'node:http'
 import { join } from 'node:path'
 import { setTimeout as wait } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 
+import { digestOf } from '../../../src/core/index.ts'
 import { RawClient } from '../../http/raw-client.ts'
 import type { RawResponse } from '../../http/raw-client.ts'
 import type { ServerProcess } from '../server-process.ts'
@@ -47,6 +51,16 @@ export function seededBytes(length: number, seed: number): Buffer {
   return createCipheriv('aes-128-ctr', key, Buffer.alloc(16)).update(Buffer.alloc(length))
 }
 
+/** Uploads on a connection of its own. @returns the status */
+export async function post(url: string, body: Buffer): Promise<number> {
+  const request = httpRequest(url, { method: 'POST', agent: false })
+  request.end(body)
+  const [response] = (await once(request, 'response')) as [IncomingMessage]
+  response.resume()
+  await once(response, 'close')
+  return response.statusCode ?? 0
+}
+
 export async function startHttpTarget(workers: number): Promise<HttpTarget> {
   const server = await startServerProcess({
     args: ['--workers', String(workers), '--cache-size', '8MiB', '--allow-tiny-cache'],
@@ -54,18 +68,11 @@ export async function startHttpTarget(workers: number): Promise<HttpTarget> {
   try {
     const imageBytes = await readFile(IMAGE_FILE)
     for (const ref of ['demo/plain:1', 'keep/plain:1']) {
-      const imported = await server.run('import', 'erofs', IMAGE_FILE, ref, '--quiet')
-      assert.equal(imported.code, 0, imported.stderr)
+      assert.equal(await post(`${server.http}/v1/images/${ref}?wait=true`, imageBytes), 201)
     }
     const blobBytes = seededBytes(BLOB_BYTES, 1)
-    const init = {
-      method: 'POST',
-      body: new Uint8Array(blobBytes),
-      headers: { connection: 'close' },
-    }
-    const stored = await fetch(`${server.http}/v1/blobs/demo`, init)
-    assert.equal(stored.status, 201)
-    const blob = stored.headers.get('location') ?? ''
+    assert.equal(await post(`${server.http}/v1/blobs/demo`, blobBytes), 201)
+    const blob = `/v1/blobs/demo/${digestOf(blobBytes)}`
     return new Target(server, blob, blobBytes, imageBytes)
   } catch (error) {
     await server[Symbol.asyncDispose]()

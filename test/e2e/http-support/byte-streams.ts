@@ -1,0 +1,211 @@
+/**
+ * Streams of bytes for fuzzing an HTTP server: requests put together from parts that are right, odd and
+ * wrong, then changed byte by byte, and WebSocket frames after an upgrade. Everything follows from a Chance.
+ */
+import type { Chance } from './chance.ts'
+
+export interface StreamTargets {
+  readonly blob: string
+  readonly image: string
+}
+
+/** Most requests of one stream: enough for a pipeline that overflows. */
+const MAX_REQUESTS = 90
+
+/** One connection's worth of bytes. */
+export function requestStream(chance: Chance, targets: StreamTargets): Buffer {
+  const count = chance.once(10) ? 1 + chance.below(MAX_REQUESTS) : 1 + chance.below(6)
+  const parts: Buffer[] = []
+  for (let i = 0; i < count; i++) parts.push(request(chance, targets))
+  const bytes = Buffer.concat(parts)
+  return chance.once(2) ? bytes : mutate(bytes, chance)
+}
+
+/** An upgrade to the feed and what a client might send over it. */
+export function feedStream(chance: Chance): Buffer {
+  const key = chance.of('dGhlIHNhbXBsZSBub25jZQ==', 'short', '')
+  const version = chance.of('13', '13', '13', '12', 'x')
+  const upgrade =
+    `GET /v1/events${chance.of('', '?x=y')} HTTP/1.1\r\nhost: x\r\nconnection: ${chance.of('upgrade', 'keep-alive, Upgrade')}\r\n` +
+    `upgrade: ${chance.of('websocket', 'websocket', 'WebSocket', 'websocket, h2c')}\r\nsec-websocket-version: ${version}\r\n` +
+    `sec-websocket-key: ${chance.once(4) ? key : 'dGhlIHNhbXBsZSBub25jZQ=='}\r\n` +
+    `${chance.once(3) ? 'sec-websocket-extensions: permessage-deflate; server_max_window_bits=99\r\n' : ''}\r\n`
+  const parts: Buffer[] = [Buffer.from(upgrade, 'latin1')]
+  const count = chance.below(chance.once(8) ? 500 : 12)
+  for (let i = 0; i < count; i++) parts.push(frame(chance))
+  const bytes = Buffer.concat(parts)
+  return chance.once(3) ? mutate(bytes, chance) : bytes
+}
+
+function request(chance: Chance, targets: StreamTargets): Buffer {
+  const method = chance.of(
+    'GET',
+    'GET',
+    'GET',
+    'GET',
+    'HEAD',
+    'POST',
+    'PUT',
+    'DELETE',
+    'OPTIONS',
+    'TRACE',
+    'CONNECT',
+    'BREW',
+  )
+  const version = chance.once(12)
+    ? chance.of('HTTP/1.0', 'HTTP/0.9', 'HTTP/2.0', 'HTTP/1.9', '')
+    : 'HTTP/1.1'
+  const headers: string[] = chance.once(12) ? [] : ['host: x']
+  if (chance.once(2)) headers.push(`range: ${range(chance)}`)
+  for (let i = chance.once(3) ? chance.below(4) : 0; i > 0; i--) headers.push(header(chance))
+  const [framing, body] = bodyOf(chance, method)
+  headers.push(...framing)
+  const eol = chance.once(20) ? '\n' : '\r\n'
+  const head = `${method} ${target(chance, targets)} ${version}${eol}${headers.map((line) => line + eol).join('')}${eol}`
+  return Buffer.concat([Buffer.from(head, 'latin1'), body])
+}
+
+function target(chance: Chance, { blob, image }: StreamTargets): string {
+  const files = `${image}/-/files`
+  return chance.of(
+    blob,
+    blob,
+    `${image}/-/raw`,
+    `${image}/-/raw`,
+    `${image}/-/dev/${chance.of('0', '1', '00', '-1', '65536')}`,
+    image,
+    files,
+    `${files}/${chance.of('big/holes.bin', 'big', 'absent', '..', '%2e%2e/x', '%2f', '%00', '%', '%zz', '//big///')}`,
+    `${files}/big?${chance.of('stat', 'limit=1', 'limit=-1', 'cursor=x', 'cursor=%00', 'limit=1&limit=2', '__proto__=x')}`,
+    `http://x${blob}`,
+    '*',
+    '/',
+    '/livez',
+    '/readyz?verbose',
+    '/metrics',
+    '/v1/stats',
+    '/v1/jobs/x?wait=1ms',
+    '/v1/images?limit=1',
+    '/v1/images/fuzz/new:1',
+    '/v1/blobs/fuzz',
+    `/v1/blobs/demo/sha256:${'0'.repeat(64)}`,
+    `/${'%41'.repeat(chance.below(2_000))}`,
+    `${files}/${'a/'.repeat(chance.below(4_000))}`,
+    '/v1/events',
+    '/openapi.json#x',
+  )
+}
+
+function range(chance: Chance): string {
+  const spec = (): string =>
+    chance.of(
+      `${chance.below(25_000_000)}-`,
+      `${chance.below(400_000)}-${chance.below(500_000)}`,
+      `-${chance.below(300_000)}`,
+      '0-0',
+      '-',
+      '99999999999999999999-',
+      '0-99999999999999999999',
+      '',
+    )
+  const count = chance.once(20) ? 1 + chance.below(1_100) : 1 + chance.below(3)
+  return `${chance.of('bytes', 'bytes', 'bytes', 'Bytes', 'items')}=${Array.from({ length: count }, spec).join(chance.of(',', ', ', ' ,'))}`
+}
+
+function header(chance: Chance): string {
+  return chance.of(
+    'connection: close',
+    'connection: keep-alive',
+    'connection: upgrade',
+    'upgrade: h2c',
+    'upgrade: websocket',
+    'expect: 100-continue',
+    'expect: tea',
+    'host: y',
+    'host: a b',
+    'if-none-match: *',
+    'if-match: "x"',
+    'if-range: W/"x"',
+    'accept-encoding: gzip',
+    'content-type: application/json',
+    'content-encoding: gzip',
+    'origin: http://evil.example',
+    'x-request-id: \u00ff',
+    'x y: z',
+    ': z',
+    ' folded',
+    'te: trailers',
+    'transfer-encoding: gzip',
+    'content-length: 5',
+    `x: ${'y'.repeat(chance.below(chance.once(10) ? 80_000 : 100))}`,
+  )
+}
+
+/** Headers that frame a body, and the body: mostly right, sometimes not. */
+function bodyOf(chance: Chance, method: string): [string[], Buffer] {
+  const has = method === 'POST' || method === 'PUT' || chance.once(10)
+  if (!has || chance.once(6)) return [[], Buffer.alloc(0)]
+  const body = chance.once(2)
+    ? Buffer.from(JSON.stringify({ from: 'demo/plain:1' }))
+    : chance.bytes(chance.below(2_000))
+  if (chance.once(2)) {
+    const length = chance.once(8) ? chance.of(body.length + 1_000, 0, 1e15, -1) : body.length
+    return [[`content-length: ${length}`], body]
+  }
+  const size = chance.once(8)
+    ? chance.of('zz', '-1', 'fffffffffffffffff', '')
+    : body.length.toString(16)
+  const end = chance.once(8) ? chance.of('', '0\r\n', '1\r\n') : '0\r\n\r\n'
+  const chunks = Buffer.concat([Buffer.from(`${size}\r\n`), body, Buffer.from(`\r\n${end}`)])
+  return [['transfer-encoding: chunked'], chunks]
+}
+
+/** RFC 6455 §5.2: masked as a client has to, mostly. */
+function frame(chance: Chance): Buffer {
+  const opcode = chance.of(1, 1, 2, 0, 8, 9, 9, 10, 3, 15)
+  const first = (chance.once(5) ? 0 : 0x80) | (chance.once(20) ? 0x40 : 0) | opcode
+  const payload = chance.once(3)
+    ? Buffer.from('{"type":"resync"}')
+    : chance.bytes(chance.once(10) ? chance.below(3_000) : chance.below(126))
+  const masked = chance.once(15) ? 0 : 0x80
+  const length =
+    payload.length < 126
+      ? Buffer.from([masked | payload.length])
+      : Buffer.from([masked | 126, payload.length >> 8, payload.length & 255])
+  const claimed = chance.once(40) ? Buffer.from([masked | 127, ...chance.bytes(8)]) : length
+  return Buffer.concat([
+    Buffer.from([first]),
+    claimed,
+    masked === 0 ? Buffer.alloc(0) : Buffer.alloc(4), // a mask of zeros changes nothing
+    payload,
+  ])
+}
+
+function mutate(bytes: Buffer, chance: Chance): Buffer {
+  let result: Buffer = Buffer.from(bytes)
+  for (let i = 1 + chance.below(5); i > 0 && result.length > 0; i--) {
+    const at = chance.below(result.length)
+    const to = Math.min(result.length, at + 1 + chance.below(40))
+    switch (chance.below(5)) {
+      case 0:
+        result[at] = chance.below(256)
+        break
+      case 1:
+        result = Buffer.concat([result.subarray(0, at), result.subarray(to)])
+        break
+      case 2:
+        result = Buffer.concat([result.subarray(0, to), result.subarray(at)])
+        break
+      case 3:
+        result = Buffer.concat([
+          result.subarray(0, at),
+          chance.bytes(1 + chance.below(8)),
+          result.subarray(at),
+        ])
+        break
+      default:
+        result = result.subarray(0, to)
+    }
+  }
+  return result
+}
