@@ -23,6 +23,8 @@ import { patternBytes, TestCache } from '../cache/harness.ts'
 import { TestServer, turns } from './harness.ts'
 
 const DOMAIN = 'acme'
+/** As in a server: replies under way may pin a part of the cache, so that streams find frames to go on. */
+const IN_FLIGHT_PART = 4
 
 /** Counts the exports that a provider opens and its clients' connections close. */
 export class CountedExports implements ExportProvider {
@@ -97,7 +99,9 @@ export class PageCacheServer implements AsyncDisposable {
         onOpenError: (error) => assert.fail(String(error)),
       }),
     )
-    this.server = new TestServer(this.exports, { limits })
+    const { frames, frameSize } = this.cache.memory
+    const maxTotalInFlightBytes = (frames * frameSize) / IN_FLIGHT_PART
+    this.server = new TestServer(this.exports, { limits: { maxTotalInFlightBytes, ...limits } })
   }
 
   static async start(options: CacheServerOptions): Promise<PageCacheServer> {
