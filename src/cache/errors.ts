@@ -11,7 +11,7 @@ export const CACHE_ERRORS = defineErrors({
     http: 502,
     nbd: 'EIO',
     exit: 6,
-    doc: 'Bytes read from the store do not have the digest that was recorded for them. They were not served. Run `commonpage scrub`.',
+    doc: 'Bytes read from the store do not have the digest that was recorded for them. They were not served. Suspect the disk: the log names the blob, restore its file from a copy.',
   },
   ERR_CACHE_FILL_TIMEOUT: {
     http: 504,

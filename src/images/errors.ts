@@ -85,7 +85,7 @@ export const IMAGE_ERRORS = defineErrors({
   ERR_IMPORT_VERIFY: {
     http: 500,
     exit: 6,
-    doc: 'The stored bytes did not reproduce the image, so nothing was published: check the disk, and run scrub.',
+    doc: 'The stored bytes did not reproduce the image, so nothing was published: check the disk.',
   },
   ERR_IMPORT_PROCESS: {
     http: 500,

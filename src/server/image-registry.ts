@@ -45,7 +45,7 @@ interface Entry {
 const MAP_SHARE = 0.05
 const MIN_MAP_BYTES = 32 * MIB
 /**
- * Images accounted in one epoch, and what their bitmaps (4 bits for each page) may take. Beyond it the image
+ * Images accounted in one epoch, and what their bitmaps (2 bits for each page) may take. Beyond it the image
  * that has been closed longest is forgotten: its figures leave the reports, sums over all images stay right.
  */
 const MAX_KNOWN_IMAGES = 65_536
