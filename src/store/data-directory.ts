@@ -24,7 +24,8 @@ export async function openAsOwner(dataDir: string): Promise<DirectoryLock> {
   try {
     const made = await fs.mkdir(dataDir, { recursive: true, mode: 0o700 })
     // New folders are on disk before anything is acknowledged inside them.
-    if (made !== undefined) await new Publisher(path.dirname(made)).makeFolder(dataDir)
+    if (made === undefined) await settleName(dataDir)
+    else await new Publisher(path.dirname(made)).makeFolder(dataDir)
   } catch (error) {
     throw writeError(error, dataDir)
   }
@@ -50,6 +51,19 @@ export async function openAsOwner(dataDir: string): Promise<DirectoryLock> {
 export async function openAsMember(dataDir: string): Promise<void> {
   if ((await readFormat(dataDir)) === undefined) {
     throw new AppError('ERR_STORE_FORMAT', `${dataDir} is not a store: it has no ${FORMAT_FILE}`)
+  }
+}
+
+/**
+ * A folder that was there may have been made a moment ago, by a start that was killed. Its parent may be closed to
+ * us, or be on a disk that cannot be written: then whoever made the folder answers for it.
+ */
+async function settleName(dataDir: string): Promise<void> {
+  try {
+    await new Publisher(path.dirname(dataDir)).settle(path.dirname(dataDir))
+  } catch (error) {
+    const errno = errnoOf(error) ?? ''
+    if (!['EACCES', 'EPERM', 'EROFS', 'EINVAL'].includes(errno)) throw error
   }
 }
 
