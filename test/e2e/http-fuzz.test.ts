@@ -21,8 +21,8 @@ const WORKERS = 2
 /** At once. */
 const CONNECTIONS = 32
 /** The server is looked at after this many. */
-const ROUND = FULL ? 3_200 : 160
-const ROUNDS = FULL ? 20 : 2
+const ROUND = FULL ? 1_000 : 160
+const ROUNDS = FULL ? 16 : 2
 /** A connection that the server neither ends nor answers any more is left after this long. */
 const PATIENCE_MS = 150
 /** Growth between the first round and the last: heaps breathe, leaks add up. */
