@@ -241,3 +241,35 @@ test('killed at seeded instants, started again: nothing is lost, nothing is half
   assert.equal(sum('kills'), KILLS)
   assert.ok(sum('acknowledged') > KILLS, 'the servers had no time to do anything')
 })
+
+test('the comparison sees a change that was lost, invented, or neither made nor not made', () => {
+  const history = new History()
+  const promise = (tag: string, content: string | undefined): void => {
+    history.ask(tag, content)
+    history.acknowledge(tag)
+  }
+  promise('kept', 'a')
+  promise('removed', 'b')
+  promise('removed', undefined)
+  history.ask('moved', 'c')
+  promise('deleted', 'd')
+  history.ask('deleted', undefined)
+  const lists: readonly (readonly [name: string, found: Record<string, string>])[] = [
+    ['lost', { deleted: 'd' }],
+    ['another image', { kept: 'b', deleted: 'd' }],
+    ['back again', { kept: 'a', removed: 'b', deleted: 'd' }],
+    ['in between', { kept: 'a', moved: 'a', deleted: 'd' }],
+    ['invented', { kept: 'a', unknown: 'a' }],
+  ]
+  for (const [name, found] of lists) {
+    assert.throws(() => history.settle(new Map(Object.entries(found))), assert.AssertionError, name)
+  }
+  const settled = history.settle(
+    new Map([
+      ['kept', 'a'],
+      ['moved', 'c'],
+      ['deleted', 'd'],
+    ]),
+  )
+  assert.deepEqual(settled, { made: 1, notMade: 1 })
+})
