@@ -157,27 +157,49 @@ async function countBlobs(domain: DomainStore): Promise<{ storedBytes: number; b
   return { storedBytes, blobs }
 }
 
-/** Keeps the last report until the epoch of refs moves on. One computation at a time serves all who ask. */
-export class DiskUsageCache {
-  readonly #store: Store
-  readonly #reports = new Map<string, { epoch: number; report: Promise<DiskUsageReport> }>()
+interface CachedReport {
+  /** The report is of this epoch's state, or of a later one. */
+  epoch: number
+  started: boolean
+  readonly report: Promise<DiskUsageReport>
+}
 
-  constructor(store: Store) {
-    this.#store = store
+/**
+ * Keeps the last report until the epoch moves on. Of each domain one is computed at a time, and however many ask
+ * meanwhile and however often the epoch moves, one more afterwards.
+ */
+export class DiskUsageCache {
+  readonly #compute: (domain: string | undefined) => Promise<DiskUsageReport>
+  readonly #reports = new Map<string, CachedReport>()
+
+  /** @param compute for tests */
+  constructor(store: Store, compute = (domain?: string) => diskUsage(store, domain)) {
+    this.#compute = compute
   }
 
-  /** @param epoch changes whenever a ref does */
+  /** @param epoch grows whenever a ref changes or a blob comes */
   async get(epoch: number, domain?: string): Promise<DiskUsageReport> {
     const key = domain ?? ''
     const known = this.#reports.get(key)
-    if (known?.epoch === epoch) return known.report
+    if (known !== undefined && (known.epoch === epoch || !known.started)) {
+      known.epoch = epoch
+      return known.report
+    }
     if (this.#reports.size >= MAX_CACHED_REPORTS) this.#reports.clear()
-    const report = diskUsage(this.#store, domain)
-    this.#reports.set(key, { epoch, report })
+    const started = Promise.withResolvers<void>()
+    const cached: CachedReport = {
+      epoch,
+      started: false,
+      report: started.promise.then(() => this.#compute(domain)),
+    }
+    this.#reports.set(key, cached)
+    await known?.report.catch(() => undefined) // it told those who asked for it
+    cached.started = true
+    started.resolve()
     try {
-      return await report
+      return await cached.report
     } catch (error) {
-      if (this.#reports.get(key)?.report === report) this.#reports.delete(key)
+      if (this.#reports.get(key) === cached) this.#reports.delete(key)
       throw error
     }
   }

@@ -130,4 +130,30 @@ describe('disk usage', () => {
     assert.equal(await cache.get(1), first)
     assert.equal((await cache.get(2)).images.length, 2)
   })
+
+  test('changes while it is computed cost one more computation, and nobody gets what was before them', async () => {
+    await using store = await testStore()
+    const empty = await diskUsage(store.store)
+    const turns = Array.from({ length: 3 }, () => Promise.withResolvers<void>())
+    const running = Promise.withResolvers<void>()
+    let begun = 0
+    const cache = new DiskUsageCache(store.store, async () => {
+      const turn = begun++
+      running.resolve()
+      await turns[turn]?.promise
+      return { ...empty, damaged: [`computation ${turn}`] }
+    })
+    const asked = [cache.get(1)]
+    await running.promise
+    asked.push(cache.get(2), cache.get(3), cache.get(3))
+    turns[0]?.resolve()
+    turns[1]?.resolve()
+    const damaged = (await Promise.all(asked)).map((report) => report.damaged[0])
+    assert.deepEqual(
+      damaged,
+      [0, 1, 1, 1].map((turn) => `computation ${turn}`),
+    )
+    assert.equal(await cache.get(3), await asked[3])
+    assert.equal(begun, 2)
+  })
 })
