@@ -22,8 +22,10 @@ import { EventHub } from './event-hub.ts'
 import { registerJsonBodies } from './json-body.ts'
 import { expectContinue, sendContinue } from './expect-continue.ts'
 import {
+  EVENT_CLOSE_MS,
   HTTP_TIMEOUTS,
   KEEP_ALIVE_TIMEOUT_MS,
+  MAX_EVENT_MESSAGE_BYTES,
   MAX_HEADER_BYTES,
   MAX_JSON_BODY_BYTES,
   MAX_PARAM_LENGTH,
@@ -75,11 +77,11 @@ export async function buildApp(deps: AppDeps): Promise<App> {
     logger: deps.logger,
   })
   await app.register(websocket, {
-    options: { maxPayload: 1024 },
-    // The default logs it as our fault; frames that are none are the client's.
+    options: { maxPayload: MAX_EVENT_MESSAGE_BYTES },
+    // Frames that are none are the client's fault, which it is told (RFC 6455 §7.1.7) before the cut.
     errorHandler: (error, socket, request) => {
-      request.log.debug({ event: 'events.client_error', err: error }, 'a feed was cut off')
-      socket.terminate()
+      request.log.debug({ event: 'events.client_error', err: error }, 'a feed was ended')
+      setTimeout(() => socket.terminate(), EVENT_CLOSE_MS).unref()
     },
     preClose: (done) => closeFeed(app, hub, done),
   })

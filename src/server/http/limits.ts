@@ -55,6 +55,8 @@ export const MAX_PAGE = 1_000
 export const MAX_IMPORT_DEVICES = 256
 /** WebSocket clients of one worker: each costs one JSON message a second. */
 export const MAX_EVENT_CLIENTS = 64
+/** `{"type":"resync"}` is all that a client has to say. */
+export const MAX_EVENT_MESSAGE_BYTES = 1_024
 export const EVENT_INTERVAL_MS = 1_000
 /** A client that has this much unsent gets no deltas; a fresh snapshot follows when it has caught up. */
 export const EVENT_BACKLOG_BYTES = 256 * KIB

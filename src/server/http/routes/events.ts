@@ -27,7 +27,6 @@ export function registerEventRoutes(app: App, hub: EventHub): void {
       socket.on('message', () => hub.resync(socket)) // resync is all that a client can ask for
       socket.on('pong', () => hub.pong(socket))
       socket.on('close', () => hub.remove(socket))
-      socket.on('error', () => socket.terminate())
       hub.add(socket)
     },
   })
