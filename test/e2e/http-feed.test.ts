@@ -3,6 +3,7 @@
  * each is told and cut off, others go on getting their deltas, and nothing stays behind.
  */
 import assert from 'node:assert/strict'
+import { once } from 'node:events'
 import { connect } from 'node:net'
 import type { Socket } from 'node:net'
 import { readFile } from 'node:fs/promises'
@@ -76,23 +77,16 @@ describe('the feed', () => {
 
   test(`cuts off ${FLOODERS} clients that send ${PINGS} pings in one go, and goes on`, async () => {
     const good = new WebSocket(`${target.server.http.replace('http', 'ws')}/v1/events`)
-    let messages = 0
-    let woken: (() => void) | undefined
-    good.addEventListener('message', () => {
-      messages++
-      woken?.()
-    })
-    while (messages < 2) await new Promise<void>((resolve) => (woken = resolve))
-    const before = await residentBytes(target.server.pid)
+    for (let i = 0; i < 2; i++) await once(good, 'message')
+    const atRest = await residentBytes(target.server.pid)
     const ping = frame(FIN | 9, new Uint8Array(125), [0x80 | 125])
     const flood = Buffer.concat(Array<Buffer>(1_000).fill(ping))
     const flooders = Array.from({ length: FLOODERS }, () => open().resume())
     const ended = flooders.map((socket) => new Promise((resolve) => socket.once('close', resolve)))
     for (const socket of flooders) for (let i = 0; i < PINGS; i += 1_000) socket.write(flood)
     await Promise.all(ended)
-    const seen = messages
-    while (messages < seen + 2) await new Promise<void>((resolve) => (woken = resolve))
-    const growth = (await residentBytes(target.server.pid)) - before
+    for (let i = 0; i < 2; i++) await once(good, 'message')
+    const growth = (await residentBytes(target.server.pid)) - atRest
     assert.ok(growth < MAX_GROWTH_BYTES, `${growth} bytes more resident`)
     good.close()
   })

@@ -97,6 +97,12 @@ export function malformedRequests({ blob, image }: MalformedTargets): MalformedR
     'a coding with a vertical tab': upload('transfer-encoding: \x0bchunked\r\n', '0\r\n\r\n'),
     'a bad trailer': upload(CHUNKED, '3\r\nabc\r\n0\r\nno colon\r\n\r\n'),
   })
+  add(400, 'ERR_HTTP_MALFORMED', true, {
+    'an upgrade to the feed with two Hosts (§3.2)': get(
+      '/v1/events',
+      'host: other\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n',
+    ),
+  })
   add(400, 'ERR_HTTP_MALFORMED', false, {
     'no Host (§3.2)': 'GET /livez HTTP/1.1\r\n\r\n',
     'two Hosts (§3.2)': get('/livez', 'Host: other\r\n'),

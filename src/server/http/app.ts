@@ -61,13 +61,6 @@ export async function buildApp(deps: AppDeps): Promise<App> {
   const recorder = new RouteRecorder()
   const methods = new MethodTable()
   app.decorateRequest('startedAt', 0)
-  app.addHook('onRequest', (request, reply, done) => {
-    request.startedAt = performance.now()
-    // node drops what came in one piece with a declined upgrade: nothing may follow on this connection.
-    if (request.headers.upgrade !== undefined) reply.raw.setHeader('Connection', 'close')
-    checkRequest(request.raw, request.originalUrl)
-    done()
-  })
   app.addHook('onRoute', recorder.record)
   app.addHook('onRoute', methods.record)
   const hub = new EventHub({
@@ -84,6 +77,14 @@ export async function buildApp(deps: AppDeps): Promise<App> {
       setTimeout(() => socket.terminate(), EVENT_CLOSE_MS).unref()
     },
     preClose: (done) => closeFeed(app, hub, done),
+  })
+  // Behind the hook of the WebSocket plugin, which ends the socket of an upgrade that is refused.
+  app.addHook('onRequest', (request, reply, done) => {
+    request.startedAt = performance.now()
+    // node drops what came in one piece with a declined upgrade: nothing may follow on this connection.
+    if (request.headers.upgrade !== undefined) reply.raw.setHeader('Connection', 'close')
+    checkRequest(request.raw, request.originalUrl)
+    done()
   })
   await app.register((scope) => registerDataRoutes(scope, context))
   const files = deps.dashboard === false ? undefined : await loadDashboard()
