@@ -1,30 +1,40 @@
 /**
- * Hands fills to fill threads: demand before readahead and prefetch, and only so many at a time that a demand
- * fill never waits behind more than a few pages nobody asked for. It knows nothing of frames or pins.
+ * Hands fills to fill threads: demand before readahead and prefetch, and only so many at a time that a thread
+ * always has its next read at hand and no more. It knows nothing of frames or pins.
  */
 import type { BlobRecord } from './blob-table.ts'
 import type { Fill } from './fill-book.ts'
-import type { FillerMessage } from './messages.ts'
+import { type FillerMessage, MAX_FILL_READ_BYTES } from './messages.ts'
 
 interface FillThread {
   readonly post: (message: FillerMessage) => void
   readonly known: Set<number>
   demand: number
   background: number
-  outbox: { blobs: [number, BlobRecord['key']][]; fills: number[]; forget: number[] }
+  outbox: {
+    blobs: [number, BlobRecord['key']][]
+    demand: number[]
+    background: number[]
+    forget: number[]
+  }
 }
 
 /** Enough that a thread has its next page when it is done with one; asynchronous sources work on all at once. */
 const DEMAND_DEPTH = 32
-const BACKGROUND_DEPTH = 4
-/** Pages that follow each other go to one thread, in runs of this many, so that one read can fetch them. */
-const RUN_PAGES = 4
+/** One read that is under way and one that is next: demand overtakes all but the first. */
+const BACKGROUND_READS = 2
 
 export class FillQueue {
   readonly #threads: FillThread[] = []
   /** Sets, because they are queues from which a fill can be taken anywhere. */
   readonly #demand = new Set<Fill>()
   readonly #background = new Set<Fill>()
+  /** Pages that follow each other go to one thread, in runs of this many, so that one read can fetch them. */
+  readonly #runPages: number
+
+  constructor(frameSize: number) {
+    this.#runPages = Math.max(1, MAX_FILL_READ_BYTES / frameSize)
+  }
 
   addThread(post: (message: FillerMessage) => void): number {
     this.#threads.push({ post, known: new Set(), demand: 0, background: 0, outbox: emptyOutbox() })
@@ -64,11 +74,11 @@ export class FillQueue {
   dispatch(): void {
     this.#assign(this.#demand, (thread) => DEMAND_DEPTH - thread.demand)
     this.#assign(this.#background, (thread) =>
-      thread.demand > 0 ? 0 : BACKGROUND_DEPTH - thread.background,
+      thread.demand > 0 ? 0 : BACKGROUND_READS * this.#runPages - thread.background,
     )
     for (const thread of this.#threads) {
-      const { fills, forget } = thread.outbox
-      if (fills.length === 0 && forget.length === 0) continue
+      const { demand, background, forget } = thread.outbox
+      if (demand.length + background.length + forget.length === 0) continue
       const message = thread.outbox
       thread.outbox = emptyOutbox()
       thread.post(message)
@@ -87,7 +97,7 @@ export class FillQueue {
       const before = last === undefined ? undefined : this.#threads[last.thread]
       const continues = last?.blob === fill.blob && last.pageNo + 1 === fill.pageNo
       run = continues ? run + 1 : 0
-      if (last !== undefined && before !== undefined && continues && run % RUN_PAGES !== 0) {
+      if (last !== undefined && before !== undefined && continues && run % this.#runPages !== 0) {
         if (room(before) > 0) best = last.thread
       }
       if (best < 0) return
@@ -101,17 +111,19 @@ export class FillQueue {
     const thread = this.#threads[number]
     if (thread === undefined) return
     fill.thread = number
-    if (fill.kind === 'demand') thread.demand++
+    const isDemand = fill.kind === 'demand'
+    if (isDemand) thread.demand++
     else thread.background++
     const { blobNo, key } = fill.blob
     if (!thread.known.has(blobNo)) {
       thread.known.add(blobNo)
       thread.outbox.blobs.push([blobNo, key])
     }
-    thread.outbox.fills.push(fill.frame, blobNo, fill.pageNo, fill.validBytes)
+    const orders = isDemand ? thread.outbox.demand : thread.outbox.background
+    orders.push(fill.frame, blobNo, fill.pageNo, fill.validBytes)
   }
 }
 
 function emptyOutbox(): FillThread['outbox'] {
-  return { blobs: [], fills: [], forget: [] }
+  return { blobs: [], demand: [], background: [], forget: [] }
 }

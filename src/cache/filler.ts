@@ -4,13 +4,13 @@
  * is its own from the order to the report.
  */
 import { hash } from 'node:crypto'
-import type { MessagePort } from 'node:worker_threads'
+import { type MessagePort, receiveMessageOnPort } from 'node:worker_threads'
 
 import { AppError, DIGEST_BYTES, isAppError, toErrorRecord } from '../core/index.ts'
 import type { Arena } from './arena.ts'
 import type { BlobKey } from './blob-table.ts'
 import { type CacheMemory, openCacheMemory } from './memory.ts'
-import type { FillerMessage, FillReport } from './messages.ts'
+import { type FillerMessage, type FillReport, MAX_FILL_READ_BYTES } from './messages.ts'
 import { DIGEST_PAGE_BYTES, type PageSource } from './page-source.ts'
 
 export interface FillerOptions {
@@ -35,8 +35,8 @@ interface OpenBlob {
 }
 
 const ORDER_NUMBERS = 4
-/** Bytes that one `readPages` asks for at most: reports of its first page wait for its last. */
-const MAX_READ_BYTES = 262_144
+/** A page of the background may have found somebody who waits since it was sent: it gets its turn. */
+const DEMAND_READS_IN_A_ROW = 4
 
 /** Serves until the port closes. */
 export function runFiller(options: FillerOptions): void {
@@ -51,7 +51,9 @@ class Filler {
   readonly #frameSize: number
   readonly #arena: Arena
   readonly #blobs = new Map<number, OpenBlob>()
-  readonly #orders: Order[] = []
+  readonly #demand: Order[] = []
+  readonly #background: Order[] = []
+  #demandReads = 0
   #reports: FillReport[] = []
   #running = 0
 
@@ -63,24 +65,26 @@ class Filler {
     this.#arena = openCacheMemory(memory).arena
   }
 
-  accept({ blobs, fills, forget }: FillerMessage): void {
-    for (const [blobNo, key] of blobs) this.#blobs.set(blobNo, { key, opened: undefined })
-    for (let i = 0; i < fills.length; i += ORDER_NUMBERS) {
-      const [frame = 0, blobNo = 0, pageNo = 0, validBytes = 0] = fills.slice(i, i + ORDER_NUMBERS)
-      this.#orders.push({ frame, blobNo, pageNo, validBytes })
-    }
-    for (const blobNo of forget) void this.#forget(blobNo)
+  accept(message: FillerMessage): void {
+    this.#note(message)
     this.#work()
   }
 
+  #note({ blobs, demand, background, forget }: FillerMessage): void {
+    for (const [blobNo, key] of blobs) this.#blobs.set(blobNo, { key, opened: undefined })
+    takeOrders(demand, this.#demand)
+    takeOrders(background, this.#background)
+    for (const blobNo of forget) void this.#forget(blobNo)
+  }
+
   #work(): void {
-    while (this.#running < this.#concurrency && this.#orders.length > 0) {
+    while (this.#running < this.#concurrency && this.#demand.length + this.#background.length > 0) {
       this.#running++
       void this.#run()
     }
   }
 
-  /** One read: the next order and those that continue it. */
+  /** One read: the next order and those that continue it, of those that somebody waits for first. */
   async #run(): Promise<void> {
     const orders = this.#takeRun()
     try {
@@ -95,6 +99,14 @@ class Filler {
       this.#port.postMessage(this.#reports)
       this.#reports = []
     }
+    // A source that blocks never gives the event loop its turn: new demand is looked for between two reads.
+    for (
+      let next = receiveMessageOnPort(this.#port);
+      next;
+      next = receiveMessageOnPort(this.#port)
+    ) {
+      this.#note(next.message as FillerMessage)
+    }
     this.#work()
   }
 
@@ -107,15 +119,26 @@ class Filler {
   }
 
   #takeRun(): Order[] {
-    const most = this.#source.readPages === undefined ? 1 : MAX_READ_BYTES / this.#frameSize
+    const most = this.#source.readPages === undefined ? 1 : MAX_FILL_READ_BYTES / this.#frameSize
+    const orders = this.#nextList()
     let length = 1
     while (length < most) {
-      const last = this.#orders[length - 1]
-      const next = this.#orders[length]
+      const last = orders[length - 1]
+      const next = orders[length]
       if (last?.blobNo !== next?.blobNo || next?.pageNo !== (last?.pageNo ?? 0) + 1) break
       length++
     }
-    return this.#orders.splice(0, length)
+    return orders.splice(0, length)
+  }
+
+  #nextList(): Order[] {
+    const demandFirst = this.#demandReads < DEMAND_READS_IN_A_ROW || this.#background.length === 0
+    if (this.#demand.length > 0 && demandFirst) {
+      this.#demandReads++
+      return this.#demand
+    }
+    this.#demandReads = 0
+    return this.#background
   }
 
   async #fill(orders: readonly Order[]): Promise<void> {
@@ -202,5 +225,12 @@ class Filler {
     } catch {
       // The blob is gone; a source that cannot close it has nobody to tell.
     }
+  }
+}
+
+function takeOrders(numbers: readonly number[], to: Order[]): void {
+  for (let i = 0; i < numbers.length; i += ORDER_NUMBERS) {
+    const [frame = 0, blobNo = 0, pageNo = 0, validBytes = 0] = numbers.slice(i, i + ORDER_NUMBERS)
+    to.push({ frame, blobNo, pageNo, validBytes })
   }
 }

@@ -66,7 +66,7 @@ export class Keeper implements KeeperCalls {
   readonly #ledger: EpochLedger
   readonly #pool: FramePool
   readonly #fills: FillBook
-  readonly #queue = new FillQueue()
+  readonly #queue: FillQueue
   readonly #readers: Reader[] = []
   /** Not answered yet. Those in #waiting hold nothing; the others have a frame for every page. */
   readonly #grants = new Set<Grant>()
@@ -96,6 +96,7 @@ export class Keeper implements KeeperCalls {
     this.#ledger = ledger
     this.#pool = pool
     this.#fills = new FillBook({ ...shared, pool })
+    this.#queue = new FillQueue(frameSize)
     this.#fillTimeoutMs = options.fillTimeoutMs ?? DEFAULT_FILL_TIMEOUT_MS
     this.#maxWaiting = options.maxWaiting ?? DEFAULT_MAX_WAITING
     this.#now = now

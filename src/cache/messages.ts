@@ -49,11 +49,16 @@ export interface ReadRefusal {
 
 export type ReaderAnswer = ReadGrant | ReadRefusal
 
+/** A fill thread reads pages that follow each other with one call, up to so many bytes: reports of the first wait for the last. */
+export const MAX_FILL_READ_BYTES = 262_144
+
 export interface FillerMessage {
   /** Blobs that the fills name for the first time. */
   readonly blobs: readonly (readonly [blobNo: number, key: BlobKey])[]
-  /** frame, blobNo, pageNo, valid bytes, … */
-  readonly fills: readonly number[]
+  /** Pages that somebody waits for: frame, blobNo, pageNo, valid bytes, … */
+  readonly demand: readonly number[]
+  /** The others, likewise: done when nobody waits. */
+  readonly background: readonly number[]
   /** Blobs that will not be named again. */
   readonly forget: readonly number[]
 }

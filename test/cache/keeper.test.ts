@@ -52,8 +52,9 @@ class Bench {
   }
 
   addFiller(): void {
-    this.keeper.addFiller(({ fills, forget }) => {
+    this.keeper.addFiller(({ demand, background, forget }) => {
       this.forgotten.push(...forget)
+      const fills = [...demand, ...background]
       for (let i = 0; i < fills.length; i += 4) {
         const [frame = 0, blobNo = 0, pageNo = 0, validBytes = 0] = fills.slice(i)
         this.orders.push({ frame, blobNo, pageNo, validBytes })
@@ -238,41 +239,37 @@ describe('Keeper', () => {
   })
 
   test('background pages wait behind demand, join it when somebody asks, and never take the last frames', () => {
-    const bench = new Bench(64)
+    const bench = new Bench(320)
     const blob = bench.open()
-    bench.fetch('readahead', blob, [10, 11, 12, 13, 14, 15])
-    assert.equal(bench.orders.length, 4, 'a thread gets only a few')
-    const read = bench.read(blob, [15])
-    assert.equal(bench.orders.at(-1)?.pageNo, 15, 'asked for: not background any more')
+    const ahead = Array.from({ length: 34 }, (_, i) => 10 + i)
+    bench.fetch('readahead', blob, ahead)
+    assert.equal(bench.orders.length, 32, 'a thread gets two reads of 256 KiB')
+    const read = bench.read(blob, [43])
+    assert.equal(bench.orders.at(-1)?.pageNo, 43, 'asked for: not background any more')
     bench.fill()
     assert.deepEqual(bench.grant(read).how, [GRANTED.COALESCED])
     bench.fill()
-    assert.equal(bench.stats.fills.readahead, 6)
+    assert.equal(bench.stats.fills.readahead, 34)
     assert.equal(bench.stats.readaheadUsed, 1)
     bench.fetch(
       'prefetch',
       blob,
-      Array.from({ length: 40 }, (_, i) => 20 + i),
+      Array.from({ length: 50 }, (_, i) => 50 + i),
     )
-    assert.equal(bench.stats.backgroundDropped, 32, 'an eighth of the frames at a time')
+    assert.equal(bench.stats.backgroundDropped, 10, 'an eighth of the frames at a time')
   })
 
   test('consecutive pages go to one thread, other work to another', () => {
     const bench = new Bench(64)
     const other: number[] = []
-    bench.keeper.addFiller(({ fills }) => {
-      for (let i = 2; i < fills.length; i += 4) other.push(fills[i] ?? -1)
+    bench.keeper.addFiller(({ demand }) => {
+      for (let i = 2; i < demand.length; i += 4) other.push(demand[i] ?? -1)
     })
     const blob = bench.open()
-    bench.read(blob, [0, 1, 2, 3, 4, 5, 6, 7])
+    const pages = Array.from({ length: 32 }, (_, i) => i)
+    bench.read(blob, pages)
     const mine = bench.orders.map(({ pageNo }) => pageNo)
-    assert.deepEqual(
-      [mine, other],
-      [
-        [0, 1, 2, 3],
-        [4, 5, 6, 7],
-      ],
-    )
+    assert.deepEqual([mine, other], [pages.slice(0, 16), pages.slice(16)])
   })
 
   test('dropBlob evicts everything, waits for pins, and kills the number', async () => {

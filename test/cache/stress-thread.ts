@@ -62,12 +62,12 @@ function isPage(bytes: Uint8Array, pageNo: number): boolean {
 function evict(): void {
   const keeper = new Keeper(memory)
   const { arena } = openCacheMemory(memory)
-  keeper.addFiller(({ fills }) => {
-    for (let i = 0; i < fills.length; i += 4) {
-      const frame = fills[i] ?? 0
+  keeper.addFiller(({ background }) => {
+    for (let i = 0; i < background.length; i += 4) {
+      const frame = background[i] ?? 0
       const view = arena.view(frame, 0, memory.frameSize)
       new Int32Array(view.buffer, view.byteOffset, memory.frameSize / 4).fill(
-        wordOf(fills[i + 2] ?? 0),
+        wordOf(background[i + 2] ?? 0),
       )
       keeper.fromFiller([{ frame }])
     }
