@@ -21,6 +21,8 @@ export class PagePlan {
   #pieces = 0
   #byteLength = 0
   #zeroBytes = 0
+  /** All pages so far are of one blob, in order: the next one behind them is new without a search. */
+  #ascending = true
   /** Per distinct page. */
   #blobNos = new Uint32Array(FIRST_CAPACITY)
   #pageNos = new Uint32Array(FIRST_CAPACITY)
@@ -64,6 +66,7 @@ export class PagePlan {
     this.#pieces = 0
     this.#byteLength = 0
     this.#zeroBytes = 0
+    this.#ascending = true
     for (; cursor.run < runs.count; cursor.run++, cursor.done = 0) {
       const blobNo = runs.blobNo(cursor.run)
       const length = runs.length(cursor.run)
@@ -138,6 +141,10 @@ export class PagePlan {
 
   /** Latest first: most pieces come from the page of the piece before, or one close to it. */
   #find(blobNo: number, pageNo: number): number {
+    const last = this.#pages - 1
+    if (this.#ascending && blobNo === this.#blobNos[last] && pageNo > (this.#pageNos[last] ?? 0)) {
+      return -1
+    }
     for (let position = this.#pages - 1; position >= 0; position--) {
       if (this.#pageNos[position] === pageNo && this.#blobNos[position] === blobNo) return position
     }
@@ -153,6 +160,10 @@ export class PagePlan {
       this.#frames = grown(this.#frames)
     }
     const position = this.#pages++
+    if (position > 0) {
+      const before = position - 1
+      this.#ascending &&= this.#blobNos[before] === blobNo && (this.#pageNos[before] ?? 0) < pageNo
+    }
     this.#blobNos[position] = blobNo
     this.#pageNos[position] = pageNo
     this.#ordinals[position] = ordinal
