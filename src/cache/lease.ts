@@ -17,12 +17,18 @@ export interface Lease extends Disposable {
 
 const NO_FRAMES: readonly number[] = []
 
+/** How many frames a reader's leases hold; counted up by a lease at its making, down by its release. */
+export interface HeldFrames {
+  count: number
+}
+
 /** Frames' own memory. */
 export class PinnedLease implements Lease {
   readonly parts: readonly Uint8Array[]
   readonly byteLength: number
   readonly pinnedBytes: number
   readonly #table: Int32Array
+  readonly #held: HeldFrames
   #frames: readonly number[]
 
   /** @param frames each pinned once, for this lease */
@@ -32,17 +38,21 @@ export class PinnedLease implements Lease {
     table: Int32Array,
     frames: readonly number[],
     frameSize: number,
+    held: HeldFrames,
   ) {
     this.parts = parts
     this.byteLength = byteLength
     this.pinnedBytes = frames.length * frameSize
     this.#table = table
     this.#frames = frames
+    this.#held = held
+    held.count += frames.length
   }
 
   release(): void {
     const frames = this.#frames
     this.#frames = NO_FRAMES
+    this.#held.count -= frames.length
     for (const frame of frames) unpin(this.#table, recordOf(frame))
   }
 

@@ -9,7 +9,7 @@ import { AppError, counterRow } from '../core/index.ts'
 import type { Arena } from './arena.ts'
 import { pinPage, recordOf } from './frame-table.ts'
 import { KeeperPort } from './keeper-port.ts'
-import { CopiedLease, type Lease, PinnedLease } from './lease.ts'
+import { CopiedLease, type HeldFrames, type Lease, PinnedLease } from './lease.ts'
 import { type CacheMemory, openCacheMemory } from './memory.ts'
 import { GRANTED } from './messages.ts'
 import type { PageIndex } from './page-index.ts'
@@ -39,14 +39,18 @@ const ZERO_BYTES = 1_048_576
 const zeroes = Buffer.alloc(ZERO_BYTES)
 /** Plans kept for reuse; more are made while more reads wait. */
 const MAX_SPARE_PLANS = 64
+/** Leases of all readers may hold this part of the frames before further ones become small. */
+const EASY_PART = 4
+/** Frames of a lease from then on: enough to keep a socket busy, and 1,024 stalled clients hold 64 MiB. */
+const SCARCE_FRAMES = 4
 /** Pages of one prefetch message. */
 const PREFETCH_PAGES = 256
 
 export class PageReader {
-  /** Replies up to this size can be read whole; larger ones are streamed. */
-  readonly pinBudgetBytes: number
   readonly #frameSize: number
   readonly #budgetFrames: number
+  readonly #easyFrames: number
+  readonly #held: HeldFrames = { count: 0 }
   readonly #arena: Arena
   readonly #table: Int32Array
   readonly #index: PageIndex
@@ -62,8 +66,7 @@ export class PageReader {
     const { arena, table, index, control } = openCacheMemory(memory)
     this.#frameSize = memory.frameSize
     this.#budgetFrames = memory.pinBudgetFrames
-    // One frame less, so that a range of this size that starts inside a page fits as well.
-    this.pinBudgetBytes = (memory.pinBudgetFrames - 1) * memory.frameSize
+    this.#easyFrames = memory.frames / EASY_PART / (memory.counters.rows - 1)
     this.#arena = arena
     this.#table = table
     this.#index = index
@@ -72,6 +75,15 @@ export class PageReader {
     this.#ledger = new ReadLedger(table, control, row, samples)
     this.#keeper = new KeeperPort(port, table)
     this.#readahead = options.readahead ?? true
+  }
+
+  /**
+   * Replies up to this size should be read whole, larger ones streamed. Clients that take nothing keep their
+   * leases: the more frames they hold, the less the next ones get, so that they cannot hold all.
+   */
+  get pinBudgetBytes(): number {
+    const scarce = this.#held.count >= this.#easyFrames
+    return this.#bytesOf(scarce ? Math.min(SCARCE_FRAMES, this.#budgetFrames) : this.#budgetFrames)
   }
 
   /**
@@ -115,7 +127,7 @@ export class PageReader {
   /**
    * The reply, brought in as far as it is missing. A reply put together from more pages than the pin budget is
    * copied piece by piece. The runs are not used after the call returns.
-   * @throws ERR_CACHE_RANGE above `pinBudgetBytes` or outside of a blob; ERR_ABORTED; ERR_CACHE_PAGE_CORRUPT,
+   * @throws ERR_CACHE_RANGE above the largest `pinBudgetBytes` or outside of a blob; ERR_ABORTED; ERR_CACHE_PAGE_CORRUPT,
    * ERR_CACHE_FILL_FAILED, ERR_CACHE_FILL_TIMEOUT: nothing of the reply can be used; ERR_CACHE_OVERLOADED;
    * ERR_CACHE_BLOB_UNKNOWN; ERR_CACHE_CLOSED
    */
@@ -128,8 +140,9 @@ export class PageReader {
       return lease
     }
     this.#returnPlan(plan)
-    if (runs.byteLength <= this.pinBudgetBytes) return this.#gather(runs, context, options)
-    const message = `a read of ${runs.byteLength} bytes is above the pin budget of ${this.pinBudgetBytes}`
+    const budget = this.#bytesOf(this.#budgetFrames)
+    if (runs.byteLength <= budget) return this.#gather(runs, context, options)
+    const message = `a read of ${runs.byteLength} bytes is above the pin budget of ${budget}`
     throw new AppError('ERR_CACHE_RANGE', message)
   }
 
@@ -309,7 +322,12 @@ export class PageReader {
     if (length > 0) parts.push(this.#arena.view(first, start, length))
     const frames: number[] = []
     for (let position = 0; position < plan.pages; position++) frames.push(plan.frame(position))
-    return new PinnedLease(parts, plan.byteLength, this.#table, frames, this.#frameSize)
+    return new PinnedLease(parts, plan.byteLength, this.#table, frames, this.#frameSize, this.#held)
+  }
+
+  /** One frame less, so that a range of this size that starts inside a page fits as well. */
+  #bytesOf(frames: number): number {
+    return (frames - 1) * this.#frameSize
   }
 
   /** Notes the request in its sequence, and asks for what should come next. */

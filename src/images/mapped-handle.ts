@@ -14,7 +14,6 @@ export type ReadIdentity = Omit<ReadContext, 'stream'>
 
 export class MappedHandle implements DataHandle {
   readonly size: number
-  readonly pinBudgetBytes: number
   readonly #map: RangeMap
   readonly #reader: PageReader
   readonly #readahead: BoundedReadahead
@@ -23,11 +22,14 @@ export class MappedHandle implements DataHandle {
 
   constructor(map: RangeMap, reader: PageReader, identity: ReadIdentity) {
     this.size = map.size
-    this.pinBudgetBytes = reader.pinBudgetBytes
     this.#map = map
     this.#reader = reader
     this.#readahead = new BoundedReadahead()
     this.#context = { ...identity, stream: this.#readahead }
+  }
+
+  get pinBudgetBytes(): number {
+    return this.#reader.pinBudgetBytes
   }
 
   readInto(target: Buffer, targetOffset: number, offset: number, length: number): boolean {

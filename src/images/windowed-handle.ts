@@ -13,7 +13,6 @@ import type { ReadIdentity } from './mapped-handle.ts'
 
 export class WindowedHandle implements DataHandle {
   readonly size: number
-  readonly pinBudgetBytes: number
   readonly #files: ImageFiles
   readonly #inode: Inode
   readonly #windowBytes: number
@@ -24,12 +23,15 @@ export class WindowedHandle implements DataHandle {
 
   constructor(files: ImageFiles, inode: Inode, reader: PageReader, identity: ReadIdentity) {
     this.size = inode.size
-    this.pinBudgetBytes = reader.pinBudgetBytes
     this.#files = files
     this.#inode = inode
     this.#windowBytes = files.windowBytes(inode)
     this.#reader = reader
     this.#context = { ...identity, stream: this.#readahead }
+  }
+
+  get pinBudgetBytes(): number {
+    return this.#reader.pinBudgetBytes
   }
 
   readInto(target: Buffer, targetOffset: number, offset: number, length: number): boolean {

@@ -1,6 +1,6 @@
 /**
- * The bound on reply bytes over all connections of a server. A connection that finds it used up waits here
- * and is woken in turn when bytes come back.
+ * The bound on reply bytes over all connections of a server. A connection that finds it used up waits here, and
+ * they are served in the order of their coming: a large read is not overtaken by small ones for ever.
  */
 export class Budget {
   readonly limit: number
@@ -15,31 +15,35 @@ export class Budget {
     return this.#used
   }
 
-  fits(bytes: number): boolean {
-    return this.#used + bytes <= this.limit
+  /** True if `bytes` may be taken by the one who would wait with `wake`. More than the limit fits alone. */
+  fits(bytes: number, wake: () => void): boolean {
+    const [first] = this.#waiters
+    if (first !== undefined && first !== wake) return false
+    return this.#used === 0 || this.#used + bytes <= this.limit
   }
 
   take(bytes: number): void {
     this.#used += bytes
   }
 
-  /** Gives bytes back and wakes those who wait, first come first served, while there is room. */
   give(bytes: number): void {
     this.#used -= bytes
-    if (this.#waiters.size === 0) return
-    for (const wake of this.#waiters) {
-      if (!this.fits(1)) return
-      this.#waiters.delete(wake)
-      wake()
-    }
+    this.#wakeFirst()
   }
 
-  /** Calls `wake` once when bytes have come back. The same function waits once only. */
+  /** Calls `wake` when there may be room for it, perhaps several times, until cancel(). */
   wait(wake: () => void): void {
     this.#waiters.add(wake)
   }
 
+  /** It has what it waited for, or waits no longer. */
   cancel(wake: () => void): void {
-    this.#waiters.delete(wake)
+    if (this.#waiters.delete(wake)) this.#wakeFirst()
+  }
+
+  #wakeFirst(): void {
+    if (this.#used >= this.limit) return
+    const [first] = this.#waiters
+    first?.()
   }
 }

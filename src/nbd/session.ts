@@ -171,8 +171,11 @@ export class Session implements TransmissionHandler, ReadOwner {
     const bytes = replyBytes(request, maxRequestBytes)
     if (bytes === 0) return true
     if (this.#inFlight > 0 && this.#inFlightBytes + bytes > maxInFlightBytes) return false
-    if (this.#budget.fits(bytes)) return true
-    if (this.#inFlight === 0 && bytes <= FAIR_BYTES) return true
+    const fair = this.#inFlight === 0 && bytes <= FAIR_BYTES
+    if (fair || this.#budget.fits(bytes, this.#onBudget)) {
+      this.#budget.cancel(this.#onBudget)
+      return true
+    }
     this.#budget.wait(this.#onBudget)
     return false
   }

@@ -15,6 +15,7 @@ import { Catalogue } from './catalogue.ts'
 import { createConnectionGate } from './connection-gate.ts'
 import { MainControlPlane } from './control.ts'
 import { controlHandlers } from './control-client.ts'
+import { keepHeapsSmall } from './heaps.ts'
 import { HTTP_COUNTER_COLUMNS } from './http/counters.ts'
 import { ImageRegistry, metadataBudgets } from './image-registry.ts'
 import { ImportProcesses } from './import-processes.ts'
@@ -43,6 +44,7 @@ export async function runServer(
   options: RunServerOptions = {},
 ): Promise<void> {
   const started = performance.now()
+  keepHeapsSmall()
   const log: LogOptions = {
     level: process.env['COMMONPAGE_LOG'] ?? config.logLevel,
     format:

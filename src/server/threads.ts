@@ -8,6 +8,7 @@ import type { Transferable } from 'node:worker_threads'
 import type { CacheMemory } from '../cache/index.ts'
 import { KeeperClient } from '../cache/index.ts'
 import { AppError, siblingModule } from '../core/index.ts'
+import { MAX_YOUNG_GENERATION_MIB } from './heaps.ts'
 import type { Client } from './http/index.ts'
 import type { LogOptions } from './logger.ts'
 import type { RpcHandlers } from './rpc.ts'
@@ -118,6 +119,7 @@ export class Threads implements AsyncDisposable {
       name,
       workerData,
       transferList,
+      resourceLimits: { maxYoungGenerationSizeMb: MAX_YOUNG_GENERATION_MIB },
     })
     thread.on('error', (cause) => this.#died(name, cause))
     thread.on('exit', (code) => this.#died(name, new Error(`exit code ${code}`)))

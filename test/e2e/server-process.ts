@@ -14,6 +14,9 @@ import { fileURLToPath } from 'node:url'
 const MAIN = fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url))
 /** What the launcher sets: see there. */
 const ENVIRONMENT = {
+  NODE_COMPILE_CACHE: fileURLToPath(
+    new URL('../../node_modules/.cache/commonpage', import.meta.url),
+  ),
   UV_THREADPOOL_SIZE: '8',
   MALLOC_ARENA_MAX: '2',
   MALLOC_MMAP_THRESHOLD_: '131072',

@@ -18,6 +18,7 @@ import { buildApp, controlFeed } from '../http/index.ts'
 import { LogLimiter } from '../log-limiter.ts'
 import { createLoggers } from '../logger.ts'
 import { NbdExports } from '../nbd-exports.ts'
+import { nbdLimits } from '../nbd-limits.ts'
 import { RpcPeer } from '../rpc.ts'
 // Main's errors arrive as records: what their codes mean to a client is looked up here.
 import '../error-tables.ts'
@@ -67,7 +68,7 @@ const nbd = createNbdServer({
     onOpenError: (error, exportName) => logFailure('nbd.open_failed', error, exportName),
   }),
   counters: counterRow(setup.nbdCounters, setup.workerNo),
-  limits: { maxConnections: setup.config.maxConnections },
+  limits: nbdLimits(setup.config),
   onConnection: (context) => {
     if (nbdGate.enter(context, context.peer?.address)) return true
     logRefused('nbd', context.peer?.address)

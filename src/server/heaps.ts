@@ -1,0 +1,28 @@
+/**
+ * Keeps the JavaScript heaps of a server small: it has one for each thread, and V8 would let each grow by what
+ * the machine could give, on top of a cache whose size the operator chose. Nothing here frees memory.
+ *
+ * Measured under 100 connections of mixed load with two workers, requests per second alike: 380 MiB of heaps
+ * with V8's own limits, 200 with the first of these, 120 with all.
+ */
+import { setFlagsFromString } from 'node:v8'
+
+/**
+ * MiB of a thread for what is alive during one request only. V8's own limit costs 100 MiB in a thread that
+ * allocates steadily, and makes it no faster.
+ */
+export const MAX_YOUNG_GENERATION_MIB = 12
+
+/** MiB that a thread's heap may reach before it is collected for the first time: what is alive after its start. */
+const FIRST_COLLECTION_MIB = 16
+/**
+ * A heap is collected again when it has grown by half of what was alive; V8 would take up to four times. (Its
+ * flag --optimize-for-size saves as much, and costs an HTTP range a fifth more CPU.)
+ */
+const GROWTH_PERCENT = 50
+
+/** Call before the threads are started. The heap of the calling thread grows slower, too. */
+export function keepHeapsSmall(): void {
+  setFlagsFromString(`--initial-old-space-size=${FIRST_COLLECTION_MIB}`)
+  setFlagsFromString(`--heap-growing-percent=${GROWTH_PERCENT}`)
+}
