@@ -4,6 +4,7 @@ import { describe, test } from 'node:test'
 
 import * as fc from 'fast-check'
 
+import type { Lease } from '../../src/cache/index.ts'
 import { pinnedBytes, RunList } from '../../src/cache/index.ts'
 import { AppError } from '../../src/core/index.ts'
 import { context, joined, patternBytes, type Run, runs, TestCache } from './harness.ts'
@@ -193,6 +194,35 @@ describe('PageReader', () => {
     assert.deepEqual(Buffer.concat(got), expected)
     const { hit, miss, coalesced, shared_hit } = cache.domain()
     assert.ok(hit + miss + coalesced + shared_hit <= 24, 'the second pass is not counted')
+  })
+
+  test('leases that are kept make further ones small, and their release makes them large again', async () => {
+    const frames = 1024
+    await using cache = new TestCache({ frames })
+    const blob = await cache.open(cache.source.add('a', patternBytes(frames * PAGE, 1)))
+    const { reader } = cache
+    const easy = reader.pinBudgetBytes
+    const kept: Lease[] = []
+    for (let at = 0; reader.pinBudgetBytes === easy; at += easy) {
+      assert.ok(at < frames * PAGE, 'clients that take nothing got all frames')
+      kept.push(await reader.read(runs([blob, at, easy]), context()))
+    }
+    assert.ok(pinnedBytes(cache.memory) <= (frames * PAGE) / 4 + easy)
+    assert.ok(reader.pinBudgetBytes < easy / 2)
+    const pieces: number[] = []
+    for await (const lease of reader.stream(runs([blob, 0, easy]), context())) {
+      pieces.push(lease.byteLength)
+      lease.release()
+    }
+    assert.ok(Math.max(...pieces) <= reader.pinBudgetBytes)
+    // Who asked for the whole of it before gets it whole.
+    ;(await reader.read(runs([blob, 0, easy]), context())).release()
+    for (const lease of kept) {
+      lease.release()
+      lease.release()
+    }
+    assert.equal(reader.pinBudgetBytes, easy)
+    assert.equal(pinnedBytes(cache.memory), 0)
   })
 
   test('a stream with a bad page at its end fails before its first piece', async () => {
