@@ -13,7 +13,7 @@ import type { Replies } from './replies.ts'
 import { parseSimple, parseStructured } from './replies.ts'
 import { CLIENT_FLAGS, GREETING, infoData, option, request } from './wire.ts'
 
-const ROUNDS = process.env['COMMONPAGE_FULL'] === '1' ? 100 : 1
+const ROUNDS = process.env['COMMONPAGE_FULL'] === '1' ? 10 : 1
 const MIB = 1024 * 1024
 const SIZE = 2 * MIB
 const COUNTS = [0, 1, 50, 200]

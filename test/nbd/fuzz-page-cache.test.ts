@@ -13,7 +13,6 @@ const FRAMES = 24
 
 test('whatever a client sends: right bytes from the page cache, and no pin left behind', async () => {
   const limits = {
-    lingerMs: 20,
     maxInFlight: 16,
     maxInFlightBytes: SIZE,
     maxTotalInFlightBytes: SIZE,
@@ -39,7 +38,7 @@ test('whatever a client sends: right bytes from the page cache, and no pin left 
       },
       settled: () => cached.settled(),
     },
-    { name: 'page-cache', seed: 1_123_581_321, sessions: 250, fullMs: 300_000 },
+    { name: 'page-cache', seed: 1_123_581_321, sessions: 400, fullMs: 300_000 },
   )
   assert.deepEqual([server.errors, cached.readErrors], [[], []])
   assert.ok(cached.cache.stats.evictions.capacity > 0, 'pages were evicted under the sessions')

@@ -12,7 +12,7 @@ import { PageCacheServer } from './page-cache-server.ts'
 import type { WireClient } from './wire.ts'
 import { CLIENT_FLAGS, infoData, option, request, simpleReply } from './wire.ts'
 
-const ROUNDS = process.env['COMMONPAGE_FULL'] === '1' ? 60 : 3
+const ROUNDS = process.env['COMMONPAGE_FULL'] === '1' ? 40 : 3
 const SIZE = 1_000_001
 const LENGTHS = [1, 4096, 16_384, 20_000, 120_000]
 
