@@ -25,6 +25,8 @@ export interface NbdLoad {
   readonly pattern?: 'randread' | 'read'
   /** Read so many bytes of the export and no more; each block once. For cold reads. */
   readonly onceBytes?: number
+  /** Of the random offsets; the same unless said. */
+  readonly seed?: number
 }
 
 interface FioRead {
@@ -50,7 +52,7 @@ export async function fio(contender: Contender, load: NbdLoad): Promise<Measured
     `--numjobs=${load.connections}`,
     '--thread',
     '--group_reporting',
-    '--randseed=42',
+    `--randseed=${load.seed ?? 42}`,
     '--output-format=json',
     ...once,
   ])

@@ -63,10 +63,10 @@ try {
     const runs = { idle: [] as Measured[], importing: [] as Measured[] }
     for (let round = 0; round < rounds; round++) {
       if (ref === 'bench/hot:1') await warm(contender)
-      runs.idle.push(await coldFio(contender, load))
+      runs.idle.push(await coldFio(contender, { ...load, seed: 2 * round + 1 }))
       await using running = await startImport(server, round)
       if (ref === 'bench/hot:1') await warm(contender)
-      runs.importing.push(await coldFio(contender, load))
+      runs.importing.push(await coldFio(contender, { ...load, seed: 2 * round + 2 }))
       if (running.ended()) throw new Error('the import ended before the load: nothing was measured')
     }
     const [idle, importing] = [medians(runs.idle), medians(runs.importing)]
@@ -121,7 +121,7 @@ async function warm(contender: Contender): Promise<void> {
   await fio(contender, whole)
 }
 
-/** The kernel keeps nothing of the store: a cold read is one of the disk. */
+/** The kernel keeps nothing of the store, and each run reads elsewhere: a cold read is one of the disk. */
 async function coldFio(contender: Contender, load: NbdLoad): Promise<Measured> {
   await writeFile('/proc/sys/vm/drop_caches', '1\n')
   const before = cpuSeconds(contender)

@@ -4,7 +4,7 @@
  * their turn. None outlives the owner of this object.
  */
 import type { ChildProcess } from 'node:child_process'
-import { fork } from 'node:child_process'
+import { execFile, fork } from 'node:child_process'
 import { constants, setPriority } from 'node:os'
 
 import type { ErrorRecord } from '../core/index.ts'
@@ -248,10 +248,16 @@ async function endInTime(
   clearTimeout(timer)
 }
 
+/**
+ * Lowest niceness, and where `chrt` is (util-linux) the policy SCHED_IDLE: a reader's thread that wakes up takes the
+ * processor at once, and the disk serves the process last, because its I/O class follows from its policy.
+ */
 function lowerPriority(pid: number): void {
   try {
     setPriority(pid, constants.priority.PRIORITY_LOW)
   } catch {
     return // it ended already, or the platform forbids it: the import works at normal priority
   }
+  // Without the program, or the right to it, niceness has to do.
+  execFile('chrt', ['--idle', '--all-tasks', '--pid', '0', String(pid)], () => undefined)
 }

@@ -1,5 +1,7 @@
 /** Imports as jobs, with real processes that end in every way a process can. */
 import assert from 'node:assert/strict'
+import { readFile } from 'node:fs/promises'
+import { constants, getPriority } from 'node:os'
 import { describe, test } from 'node:test'
 
 import { AppError, siblingModule } from '../../src/core/index.ts'
@@ -7,6 +9,7 @@ import type { ImportProcessesOptions } from '../../src/server/import-processes.t
 import { ImportProcesses } from '../../src/server/import-processes.ts'
 import type { Job } from '../../src/server/http/index.ts'
 import { Jobs } from '../../src/server/jobs.ts'
+import { missing } from '../requires.ts'
 
 const CHILD = siblingModule(import.meta.url, './import-child')
 const REPORT = { ref: 'd/a:1' } as unknown as NonNullable<Job['report']>
@@ -72,7 +75,25 @@ function isAlive(pid: number): boolean {
   }
 }
 
+/** sched(7); field 41 of /proc/PID/stat */
+const SCHED_IDLE = '5'
+const POLICY_FIELD = 41
+
 describe('jobs', () => {
+  test('a process runs when nobody else wants to', { skip: missing('chrt') }, async () => {
+    await using server = rig()
+    const { id } = server.add('d/idle:1', 'hang')
+    const { doneBytes: pid } = await phase(server.jobs, id, 'hang')
+    const deadline = Date.now() + 5000
+    let policy: string | undefined
+    while (policy !== SCHED_IDLE && Date.now() < deadline) {
+      const stat = await readFile(`/proc/${pid}/stat`, 'utf8')
+      policy = stat.split(') ')[1]?.split(' ')[POLICY_FIELD - 3]
+    }
+    assert.equal(policy, SCHED_IDLE)
+    assert.equal(getPriority(pid), constants.priority.PRIORITY_LOW)
+  })
+
   test('an import that works: progress, publication, report, one clean-up, a line', async () => {
     await using at = rig()
     const job = at.add('a', 'done')
