@@ -66,7 +66,7 @@ export async function fuzz(target: FuzzTarget, options: FuzzOptions): Promise<vo
 }
 
 class FuzzRun {
-  readonly counts = { sessions: 0, complete: 0, answers: 0, outcomes: '' }
+  readonly counts = { sessions: 0, complete: 0, answers: 0, grown_bytes: 0, outcomes: '' }
   readonly #target: FuzzTarget
   readonly #seed: number
   readonly #path: string
@@ -90,6 +90,7 @@ class FuzzRun {
     }
     await inTime(this.#serves(1))
     const grown = heldBytes() - baseline
+    this.counts.grown_bytes = grown
     assert.ok(grown < GROWTH_BYTES, `${grown} bytes more than after ${WARM_UP} sessions`)
     const outcomes = new Map<string, number>()
     for (const one of this.#target.server.outcomes) outcomes.set(one, (outcomes.get(one) ?? 0) + 1)
