@@ -14,8 +14,10 @@ import type { TestEvent } from 'node:test/reporters'
 
 import { ROOT } from './steps.ts'
 
-/** A file that hangs must not hold the whole run; the slowest real one takes a fifth of this. */
+/** A file that hangs must not hold the whole run. */
 const FILE_TIMEOUT_MS = 600_000
+/** At full counts: the soak alone takes 30 minutes. */
+const FULL_FILE_TIMEOUT_MS = 2_700_000
 /** Tests against other programs, browsers and packages: they use both cores or fixed resources. */
 const SERIAL_FOLDERS = /^test\/(?:interop|e2e|project|docs)\//
 /** A file elsewhere asks for the machine with this word in its opening comment. */
@@ -72,7 +74,8 @@ async function* events(
   ] as const) {
     if (group.length === 0) continue
     const absolute = group.map((file) => join(ROOT, file))
-    const stream = run({ files: absolute, concurrency, timeout: FILE_TIMEOUT_MS, cwd: ROOT })
+    const timeout = process.env['COMMONPAGE_FULL'] === '1' ? FULL_FILE_TIMEOUT_MS : FILE_TIMEOUT_MS
+    const stream = run({ files: absolute, concurrency, timeout, cwd: ROOT })
     for await (const event of stream as AsyncIterable<TestEvent>) {
       collected.add(event)
       if (!isClosingCount(event)) yield event
