@@ -1,8 +1,12 @@
 /** What a fill thread asks of its source, and what it makes of the answers. */
 import assert from 'node:assert/strict'
+import { once } from 'node:events'
 import { describe, test } from 'node:test'
+import { MessageChannel } from 'node:worker_threads'
 
 import type { BlobKey, PageSource } from '../../src/cache/index.ts'
+import { createCacheMemory, runFiller } from '../../src/cache/index.ts'
+import type { FillerMessage, FillReport } from '../../src/cache/messages.ts'
 import { context, joined, MemorySource, patternBytes, runs, TestCache } from './harness.ts'
 
 const PAGE = 16_384
@@ -110,5 +114,56 @@ describe('fill thread', () => {
     )
     assert.ok(fillSecondsSum > 0 && fillSecondsSum < 10)
     assert.equal(fillBytes, PAGE)
+  })
+})
+
+/** Pages are filled into the frames of their numbers. */
+function orders(...pages: readonly number[]): number[] {
+  return pages.flatMap((page) => [page, 1, page, PAGE])
+}
+
+describe('order of a fill thread', () => {
+  const blob = { domain: 'd', digest: 'a', size: 64 * PAGE }
+
+  /** Sends `first`, `next` while its first read is under way, and gives the first pages of the reads in order. */
+  async function readsOf(first: Partial<FillerMessage>, next: Partial<FillerMessage> = {}) {
+    const source = new RangeSource()
+    source.add('a', patternBytes(blob.size, 9))
+    const { port1, port2 } = new MessageChannel()
+    const send = (part: Partial<FillerMessage>): void =>
+      port1.postMessage({ blobs: [], demand: [], background: [], forget: [], ...part })
+    source.gate = () => {
+      source.gate = undefined
+      send(next)
+    }
+    const memory = createCacheMemory({
+      cacheBytes: blob.size,
+      frameSize: PAGE,
+      threads: 1,
+      allowTiny: true,
+    })
+    runFiller({ memory, port: port2, source })
+    send({ ...first, blobs: [[1, blob]] })
+    const parts = [first, next].flatMap(({ demand = [], background = [] }) => [demand, background])
+    let left = parts.flat().length / 4
+    while (left > 0) {
+      const [reports] = (await once(port1, 'message')) as [FillReport[]]
+      for (const { error } of reports) assert.equal(error, undefined)
+      left -= reports.length
+    }
+    port1.close()
+    return source.reads.map(({ offset }) => offset / PAGE)
+  }
+
+  test('demand that comes during a read overtakes what nobody waits for', async () => {
+    const ahead = Array.from({ length: 32 }, (_, page) => page)
+    const read = await readsOf({ background: orders(...ahead) }, { demand: orders(40) })
+    assert.deepEqual(read, [...ahead.slice(0, 16), 40, ...ahead.slice(16)])
+  })
+
+  test('what nobody waited for is not put off for ever', async () => {
+    const demand = [10, 20, 30, 40, 50, 60]
+    const read = await readsOf({ demand: orders(...demand), background: orders(5) })
+    assert.deepEqual(read, [10, 20, 30, 40, 5, 50, 60])
   })
 })
