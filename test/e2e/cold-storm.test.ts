@@ -11,7 +11,7 @@ import { test } from 'node:test'
 import { missing } from '../requires.ts'
 import { runOk, startServerProcess } from './server-process.ts'
 import type { ServerProcess } from './server-process.ts'
-import { Random } from './trees.ts'
+import { Random } from '../random.ts'
 import { evidence } from '../evidence.ts'
 
 const CLIENTS = 64

@@ -20,7 +20,7 @@ import { smallDisk } from '../store/small-disk.ts'
 import { DOMAIN, listImages, servedContent } from './crash/client.ts'
 import type { ServerProcess } from './server-process.ts'
 import { startServerProcess } from './server-process.ts'
-import { Random } from './trees.ts'
+import { Random } from '../random.ts'
 
 const KIB = 1024
 const IMAGE_BYTES = 1024 * KIB

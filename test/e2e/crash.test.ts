@@ -20,7 +20,7 @@ import { CrashClient, DOMAIN, listImages, relatedImage, servedContent } from './
 import { History } from './crash/history.ts'
 import type { ServerProcess } from './server-process.ts'
 import { startServerProcess } from './server-process.ts'
-import { Random } from './trees.ts'
+import { Random } from '../random.ts'
 
 const SEED = Number(process.env['COMMONPAGE_SEED'] ?? 3)
 const KILLS = count(200, 4)

@@ -7,7 +7,7 @@ import { test } from 'node:test'
 
 import { missing } from '../requires.ts'
 import { run, startServerProcess } from './server-process.ts'
-import { Random } from './trees.ts'
+import { Random } from '../random.ts'
 
 const IMAGE_BYTES = 1024 * 1024
 const DAMAGED_AT = 512 * 1024 + 100

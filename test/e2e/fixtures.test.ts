@@ -23,7 +23,7 @@ import {
 } from './kernel-mount.ts'
 import type { ServerProcess } from './server-process.ts'
 import { runOk, startServerProcess } from './server-process.ts'
-import { Random } from './trees.ts'
+import { Random } from '../random.ts'
 
 const FIXTURES = fileURLToPath(new URL('../fixtures/erofs/', import.meta.url))
 

@@ -11,7 +11,7 @@ import { test } from 'node:test'
 
 import { evidence } from '../evidence.ts'
 import { feedStream, requestStream } from './http-support/byte-streams.ts'
-import { Chance } from './http-support/chance.ts'
+import { Random, spreadSeed } from '../random.ts'
 import type { HttpTarget } from './http-support/target.ts'
 import { post, startHttpTarget } from './http-support/target.ts'
 
@@ -64,7 +64,7 @@ test(`${ROUND * ROUNDS} fuzzed connections leave the server as it was`, async ()
 
 /** One connection: some bytes in pieces, then one of the ways to end. */
 async function fuzz(target: HttpTarget, seed: number, counts: Map<string, number>): Promise<void> {
-  const chance = new Chance(seed)
+  const chance = new Random(spreadSeed(seed))
   const bytes = chance.once(6) ? feedStream(chance) : requestStream(chance, target)
   const socket = connect(target.port, '127.0.0.1')
   socket.on('error', () => undefined) // 'close' follows
@@ -77,13 +77,13 @@ async function fuzz(target: HttpTarget, seed: number, counts: Map<string, number
   const reads = !chance.once(6)
   if (!reads) socket.pause()
   for (let at = 0; at < bytes.length && !socket.destroyed;) {
-    const to = chance.once(3) ? at + 1 + chance.below(200) : bytes.length
+    const to = chance.once(3) ? at + 1 + chance.next(200) : bytes.length
     socket.write(bytes.subarray(at, to))
     at = to
     if (chance.once(4)) await new Promise((resolve) => setImmediate(resolve))
   }
   const timer = setTimeout(() => socket.destroy(), PATIENCE_MS)
-  switch (chance.below(8)) {
+  switch (chance.next(8)) {
     case 0:
       socket.resetAndDestroy()
       break

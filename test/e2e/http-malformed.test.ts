@@ -12,7 +12,7 @@ import { evidence } from '../evidence.ts'
 import { malformedRequests, oddRequests } from '../http/malformed-requests.ts'
 import { readMultipart } from '../http/multipart.ts'
 import type { RawClient } from '../http/raw-client.ts'
-import { Chance } from './http-support/chance.ts'
+import { Random, spreadSeed } from '../random.ts'
 import type { HttpTarget } from './http-support/target.ts'
 import { startHttpTarget } from './http-support/target.ts'
 
@@ -124,7 +124,7 @@ for (const workers of [1, 2]) {
     })
 
     test(`forgets ${CUTS} clients that leave at every point of a reply`, async () => {
-      const chance = new Chance(SEED)
+      const chance = new Random(spreadSeed(SEED))
       const ranges = Array.from({ length: 40 }, (_, i) => `${i * 500_000}-${i * 500_000 + 30_000}`)
       const replies: [string, string | undefined][] = [
         [`${target.kept}/-/raw`, 'bytes=0-9'],
@@ -139,9 +139,9 @@ for (const workers of [1, 2]) {
         const limit = chance.of(
           0,
           1,
-          chance.below(400),
-          chance.below(200_000),
-          chance.below(2_000_000),
+          chance.next(400),
+          chance.next(200_000),
+          chance.next(2_000_000),
         )
         replied += await leaveAfter(target.port, path, range, limit, chance.once(2))
       }
@@ -149,11 +149,11 @@ for (const workers of [1, 2]) {
     })
 
     test('sends 1,024 ranges in their order, and refuses one more', async () => {
-      const chance = new Chance(SEED)
+      const chance = new Random(spreadSeed(SEED))
       const starts = Array.from({ length: 1024 }, () =>
-        chance.below(target.blobBytes.length - 1_000),
+        chance.next(target.blobBytes.length - 1_000),
       )
-      const lengths = starts.map(() => 1 + chance.below(900))
+      const lengths = starts.map(() => 1 + chance.next(900))
       const specs = starts.map((at, i) => `${at}-${at + (lengths[i] ?? 1) - 1}`)
       const storeBefore = await readFromStore(target)
       const response = await target.ask(target.blob, { range: `bytes=${specs.join(',')}` })
@@ -211,11 +211,11 @@ for (const workers of [1, 2]) {
     })
 
     test(`answers pipelines of ${DEPTH} in their order, or not at all when the connection dies`, async () => {
-      const chance = new Chance(SEED)
+      const chance = new Random(spreadSeed(SEED))
       let answers = 0
       for (let i = 0; i < PIPELINES; i++) {
         const client = await target.open()
-        const dies = i % 4 === 0 ? Infinity : chance.below(DEPTH)
+        const dies = i % 4 === 0 ? Infinity : chance.next(DEPTH)
         answers += await runPipeline(target, client, chance, dies)
       }
       evidence('http-pipelines', {
@@ -269,7 +269,7 @@ interface Expected {
 async function runPipeline(
   target: HttpTarget,
   client: RawClient,
-  chance: Chance,
+  chance: Random,
   dies: number,
 ): Promise<number> {
   const expected: Expected[] = []
@@ -292,9 +292,9 @@ async function runPipeline(
 }
 
 /** One request of a pipeline: hot, cold, a record, or refused. */
-function pipelined(target: HttpTarget, client: RawClient, chance: Chance): Expected {
-  const at = chance.below(target.blobBytes.length - 100_000)
-  switch (chance.below(5)) {
+function pipelined(target: HttpTarget, client: RawClient, chance: Random): Expected {
+  const at = chance.next(target.blobBytes.length - 100_000)
+  switch (chance.next(5)) {
     case 0:
       client.get(`${target.kept}/-/raw`, { range: 'bytes=0-4095' })
       return { status: 206, bytes: target.imageBytes.subarray(0, 4096) }

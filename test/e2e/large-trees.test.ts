@@ -16,7 +16,8 @@ import type { ListedEntry } from './kernel-mount.ts'
 import { attach, compareTrees, listTree, mountErofs, mountExport } from './kernel-mount.ts'
 import type { ServerProcess } from './server-process.ts'
 import { runOk, startServerProcess } from './server-process.ts'
-import { makeTree, Random } from './trees.ts'
+import { Random } from '../random.ts'
+import { makeTree } from './trees.ts'
 
 const SKIP = missing('root', 'nbdfuse', '/dev/fuse', 'erofs', 'mkfs.erofs', 'nbdcopy')
 const FILES = 10_500

@@ -16,7 +16,7 @@ import { NBD_DEFAULT_LIMITS } from '../../src/nbd/index.ts'
 import { numbered, request, simpleReply, WireClient } from '../nbd/wire.ts'
 import type { ServerProcess } from './server-process.ts'
 import { startServerProcess } from './server-process.ts'
-import { Random } from './trees.ts'
+import { Random } from '../random.ts'
 
 const FULL = process.env['COMMONPAGE_FULL'] === '1'
 const MIB = 1024 * 1024

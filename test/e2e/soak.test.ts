@@ -25,7 +25,7 @@ import { NbdClient } from './soak/nbd-client.ts'
 import type { SoakPlan, Source } from './soak/plan.ts'
 import { STOP } from './soak/plan.ts'
 import type { TallyReport } from './soak/tally.ts'
-import { Random } from './trees.ts'
+import { Random } from '../random.ts'
 
 const MIB = 1024 * 1024
 const FULL = process.env['COMMONPAGE_FULL'] === '1'

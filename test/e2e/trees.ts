@@ -5,30 +5,7 @@
 import { chmod, chown, link, lutimes, mkdir, symlink, utimes, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 
-/** A small seeded generator (xorshift32): the same tree on every machine. */
-export class Random {
-  #state: number
-
-  constructor(seed: number) {
-    this.#state = seed >>> 0 || 1
-  }
-
-  /** An integer in [0, below). */
-  next(below: number): number {
-    let x = this.#state
-    x ^= x << 13
-    x ^= x >>> 17
-    x ^= x << 5
-    this.#state = x >>> 0
-    return this.#state % below
-  }
-
-  bytes(length: number): Buffer {
-    const out = Buffer.allocUnsafe(length) // overwritten whole by the loop
-    for (let i = 0; i < length; i++) out[i] = this.next(256)
-    return out
-  }
-}
+import { Random } from '../random.ts'
 
 export interface TreeOptions {
   readonly seed: number

@@ -6,6 +6,7 @@ import type { ByteSource } from '../../src/core/index.ts'
 import { memorySource } from '../../src/core/index.ts'
 import type { ErofsImage, FileExtent, Inode } from '../../src/erofs/index.ts'
 import { openErofs } from '../../src/erofs/index.ts'
+import { Random } from '../random.ts'
 
 const FOLDER = new URL('../fixtures/erofs/', import.meta.url)
 
@@ -116,11 +117,6 @@ export class CountingSource implements ByteSource {
 
 /** xorshift32: the same numbers for the same seed, everywhere. */
 export function randomNumbers(seed: number): (below: number) => number {
-  let state = seed | 0 || 1
-  return (below) => {
-    state ^= state << 13
-    state ^= state >>> 17
-    state ^= state << 5
-    return (state >>> 0) % below
-  }
+  const random = new Random(seed)
+  return (below) => random.next(below)
 }

@@ -2,7 +2,7 @@
  * Seeded streams of client bytes for fuzzing: valid sessions, and what flipped bits, cuts, splices, repeated
  * messages, absurd lengths and noise make of them. The same seed gives the same stream everywhere.
  */
-import type { Random } from '../e2e/trees.ts'
+import type { Random } from '../random.ts'
 import { hex, infoData, option, request, u16, u32 } from './wire.ts'
 
 /** How a client sends its stream and leaves. */

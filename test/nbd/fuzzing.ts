@@ -12,7 +12,7 @@ import type { Duplex } from 'node:stream'
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
 
-import { Random } from '../e2e/trees.ts'
+import { Random } from '../random.ts'
 import { evidence } from '../evidence.ts'
 import type { ClientStream, StreamOptions } from './client-streams.ts'
 import { clientStream } from './client-streams.ts'

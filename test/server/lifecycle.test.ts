@@ -15,7 +15,7 @@ import { fileURLToPath } from 'node:url'
 import { NbdReader } from '../../src/cli/demo/nbd-reader.ts'
 import type { ServerProcess } from '../e2e/server-process.ts'
 import { run, startServerProcess } from '../e2e/server-process.ts'
-import { Random } from '../e2e/trees.ts'
+import { Random } from '../random.ts'
 import { missing } from '../requires.ts'
 import { PipelinedReader } from './pipelined-reader.ts'
 

@@ -6,7 +6,7 @@ import assert from 'node:assert/strict'
 import { createHash } from 'node:crypto'
 
 import { loadFixture, sha256 } from '../../erofs/fixtures.ts'
-import type { Random } from '../trees.ts'
+import type { Random } from '../../random.ts'
 import type { Content, History } from './history.ts'
 
 export const DOMAIN = 'crash'

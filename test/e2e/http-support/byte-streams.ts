@@ -1,8 +1,8 @@
 /**
  * Streams of bytes for fuzzing an HTTP server: requests put together from parts that are right, odd and
- * wrong, then changed byte by byte, and WebSocket frames after an upgrade. Everything follows from a Chance.
+ * wrong, then changed byte by byte, and WebSocket frames after an upgrade. Everything follows from a Random.
  */
-import type { Chance } from './chance.ts'
+import type { Random } from '../../random.ts'
 
 export interface StreamTargets {
   readonly blob: string
@@ -13,8 +13,8 @@ export interface StreamTargets {
 const MAX_REQUESTS = 90
 
 /** One connection's worth of bytes. */
-export function requestStream(chance: Chance, targets: StreamTargets): Buffer {
-  const count = chance.once(10) ? 1 + chance.below(MAX_REQUESTS) : 1 + chance.below(6)
+export function requestStream(chance: Random, targets: StreamTargets): Buffer {
+  const count = chance.once(10) ? 1 + chance.next(MAX_REQUESTS) : 1 + chance.next(6)
   const parts: Buffer[] = []
   for (let i = 0; i < count; i++) parts.push(request(chance, targets))
   const bytes = Buffer.concat(parts)
@@ -22,7 +22,7 @@ export function requestStream(chance: Chance, targets: StreamTargets): Buffer {
 }
 
 /** An upgrade to the feed and what a client might send over it. */
-export function feedStream(chance: Chance): Buffer {
+export function feedStream(chance: Random): Buffer {
   const key = chance.of('dGhlIHNhbXBsZSBub25jZQ==', 'short', '')
   const version = chance.of('13', '13', '13', '12', 'x')
   const upgrade =
@@ -31,13 +31,13 @@ export function feedStream(chance: Chance): Buffer {
     `sec-websocket-key: ${chance.once(4) ? key : 'dGhlIHNhbXBsZSBub25jZQ=='}\r\n` +
     `${chance.once(3) ? 'sec-websocket-extensions: permessage-deflate; server_max_window_bits=99\r\n' : ''}\r\n`
   const parts: Buffer[] = [Buffer.from(upgrade, 'latin1')]
-  const count = chance.below(chance.once(8) ? 500 : 12)
+  const count = chance.next(chance.once(8) ? 500 : 12)
   for (let i = 0; i < count; i++) parts.push(frame(chance))
   const bytes = Buffer.concat(parts)
   return chance.once(3) ? mutate(bytes, chance) : bytes
 }
 
-function request(chance: Chance, targets: StreamTargets): Buffer {
+function request(chance: Random, targets: StreamTargets): Buffer {
   const method = chance.of(
     'GET',
     'GET',
@@ -57,7 +57,7 @@ function request(chance: Chance, targets: StreamTargets): Buffer {
     : 'HTTP/1.1'
   const headers: string[] = chance.once(12) ? [] : ['host: x']
   if (chance.once(2)) headers.push(`range: ${range(chance)}`)
-  for (let i = chance.once(3) ? chance.below(4) : 0; i > 0; i--) headers.push(header(chance))
+  for (let i = chance.once(3) ? chance.next(4) : 0; i > 0; i--) headers.push(header(chance))
   const [framing, body] = bodyOf(chance, method)
   headers.push(...framing)
   const eol = chance.once(20) ? '\n' : '\r\n'
@@ -65,7 +65,7 @@ function request(chance: Chance, targets: StreamTargets): Buffer {
   return Buffer.concat([Buffer.from(head, 'latin1'), body])
 }
 
-function target(chance: Chance, { blob, image }: StreamTargets): string {
+function target(chance: Random, { blob, image }: StreamTargets): string {
   const files = `${image}/-/files`
   return chance.of(
     blob,
@@ -89,30 +89,30 @@ function target(chance: Chance, { blob, image }: StreamTargets): string {
     '/v1/images/fuzz/new:1',
     '/v1/blobs/fuzz',
     `/v1/blobs/demo/sha256:${'0'.repeat(64)}`,
-    `/${'%41'.repeat(chance.below(2_000))}`,
-    `${files}/${'a/'.repeat(chance.below(4_000))}`,
+    `/${'%41'.repeat(chance.next(2_000))}`,
+    `${files}/${'a/'.repeat(chance.next(4_000))}`,
     '/v1/events',
     '/openapi.json#x',
   )
 }
 
-function range(chance: Chance): string {
+function range(chance: Random): string {
   const spec = (): string =>
     chance.of(
-      `${chance.below(25_000_000)}-`,
-      `${chance.below(400_000)}-${chance.below(500_000)}`,
-      `-${chance.below(300_000)}`,
+      `${chance.next(25_000_000)}-`,
+      `${chance.next(400_000)}-${chance.next(500_000)}`,
+      `-${chance.next(300_000)}`,
       '0-0',
       '-',
       '99999999999999999999-',
       '0-99999999999999999999',
       '',
     )
-  const count = chance.once(20) ? 1 + chance.below(1_100) : 1 + chance.below(3)
+  const count = chance.once(20) ? 1 + chance.next(1_100) : 1 + chance.next(3)
   return `${chance.of('bytes', 'bytes', 'bytes', 'Bytes', 'items')}=${Array.from({ length: count }, spec).join(chance.of(',', ', ', ' ,'))}`
 }
 
-function header(chance: Chance): string {
+function header(chance: Random): string {
   return chance.of(
     'connection: close',
     'connection: keep-alive',
@@ -137,17 +137,17 @@ function header(chance: Chance): string {
     'te: trailers',
     'transfer-encoding: gzip',
     'content-length: 5',
-    `x: ${'y'.repeat(chance.below(chance.once(10) ? 80_000 : 100))}`,
+    `x: ${'y'.repeat(chance.next(chance.once(10) ? 80_000 : 100))}`,
   )
 }
 
 /** Headers that frame a body, and the body: mostly right, sometimes not. */
-function bodyOf(chance: Chance, method: string): [string[], Buffer] {
+function bodyOf(chance: Random, method: string): [string[], Buffer] {
   const has = method === 'POST' || method === 'PUT' || chance.once(10)
   if (!has || chance.once(6)) return [[], Buffer.alloc(0)]
   const body = chance.once(2)
     ? Buffer.from(JSON.stringify({ from: 'demo/plain:1' }))
-    : chance.bytes(chance.below(2_000))
+    : chance.bytes(chance.next(2_000))
   if (chance.once(2)) {
     const length = chance.once(8) ? chance.of(body.length + 1_000, 0, 1e15, -1) : body.length
     return [[`content-length: ${length}`], body]
@@ -161,12 +161,12 @@ function bodyOf(chance: Chance, method: string): [string[], Buffer] {
 }
 
 /** RFC 6455 §5.2: masked as a client has to, mostly. */
-function frame(chance: Chance): Buffer {
+function frame(chance: Random): Buffer {
   const opcode = chance.of(1, 1, 2, 0, 8, 9, 9, 10, 3, 15)
   const first = (chance.once(5) ? 0 : 0x80) | (chance.once(20) ? 0x40 : 0) | opcode
   const payload = chance.once(3)
     ? Buffer.from('{"type":"resync"}')
-    : chance.bytes(chance.once(10) ? chance.below(3_000) : chance.below(126))
+    : chance.bytes(chance.once(10) ? chance.next(3_000) : chance.next(126))
   const masked = chance.once(15) ? 0 : 0x80
   const length =
     payload.length < 126
@@ -181,14 +181,14 @@ function frame(chance: Chance): Buffer {
   ])
 }
 
-function mutate(bytes: Buffer, chance: Chance): Buffer {
+function mutate(bytes: Buffer, chance: Random): Buffer {
   let result: Buffer = Buffer.from(bytes)
-  for (let i = 1 + chance.below(5); i > 0 && result.length > 0; i--) {
-    const at = chance.below(result.length)
-    const to = Math.min(result.length, at + 1 + chance.below(40))
-    switch (chance.below(5)) {
+  for (let i = 1 + chance.next(5); i > 0 && result.length > 0; i--) {
+    const at = chance.next(result.length)
+    const to = Math.min(result.length, at + 1 + chance.next(40))
+    switch (chance.next(5)) {
       case 0:
-        result[at] = chance.below(256)
+        result[at] = chance.next(256)
         break
       case 1:
         result = Buffer.concat([result.subarray(0, at), result.subarray(to)])
@@ -199,7 +199,7 @@ function mutate(bytes: Buffer, chance: Chance): Buffer {
       case 3:
         result = Buffer.concat([
           result.subarray(0, at),
-          chance.bytes(1 + chance.below(8)),
+          chance.bytes(1 + chance.next(8)),
           result.subarray(at),
         ])
         break

@@ -4,7 +4,7 @@ import type { IncomingMessage } from 'node:http'
 import { Agent, get } from 'node:http'
 import { setTimeout as delay } from 'node:timers/promises'
 
-import type { Random } from '../trees.ts'
+import type { Random } from '../../random.ts'
 import type { LoadedSource, Load } from './load.ts'
 
 const KIB = 1024

@@ -2,7 +2,7 @@
 import { readFile } from 'node:fs/promises'
 import { setTimeout as delay } from 'node:timers/promises'
 
-import { Random } from '../trees.ts'
+import { Random } from '../../random.ts'
 import type { SoakPlan, Source } from './plan.ts'
 import { Tally } from './tally.ts'
 

@@ -1,7 +1,7 @@
 /** NBD clients of every temper: hot, cold, sequential, with large requests, slow, and short-lived ones. */
 import { setTimeout as delay } from 'node:timers/promises'
 
-import type { Random } from '../trees.ts'
+import type { Random } from '../../random.ts'
 import { NbdClient } from './nbd-client.ts'
 import type { LoadedSource, Load } from './load.ts'
 
