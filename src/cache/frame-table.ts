@@ -52,6 +52,17 @@ export function recordOf(frame: number): number {
   return frame * FRAME_WORDS
 }
 
+/** A hint without a pin: whether the frame has this key now. False for a frame that does not exist. */
+export function holdsPage(
+  table: Int32Array,
+  frame: number,
+  blobNo: number,
+  pageNo: number,
+): boolean {
+  const record = frame * FRAME_WORDS
+  return table[record + FRAME.PAGE] === (pageNo | 0) && table[record + FRAME.BLOB] === (blobNo | 0)
+}
+
 /**
  * Takes a pin on `frame` if it holds the page (blobNo, pageNo). False is legal for a page in memory (a race
  * with the keeper) and holds nothing.

@@ -4,7 +4,7 @@
  * may miss an entry that is being moved, or meet one that is going away: they verify the key after pinning, and
  * a false miss is answered by the keeper, whose own look-ups are exact.
  */
-import { FRAME, FRAME_WORDS } from './frame-table.ts'
+import { FRAME, FRAME_WORDS, holdsPage } from './frame-table.ts'
 
 /**
  * Longest probe. At the load of at most one half that `indexSlots` gives, a run of 128 taken slots is about
@@ -46,13 +46,7 @@ export class PageIndex {
     for (let probe = 0; probe < MAX_PROBE; probe++) {
       const entry = slots[slot] ?? 0
       if (entry === 0) return -1
-      const record = (entry - 1) * FRAME_WORDS
-      if (
-        table[record + FRAME.PAGE] === (pageNo | 0) &&
-        table[record + FRAME.BLOB] === (blobNo | 0)
-      ) {
-        return entry - 1
-      }
+      if (holdsPage(table, entry - 1, blobNo, pageNo)) return entry - 1
       slot = (slot + 1) & this.#mask
     }
     return -1

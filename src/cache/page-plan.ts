@@ -72,7 +72,9 @@ export class PagePlan {
       const length = runs.length(cursor.run)
       const offset = runs.offset(cursor.run)
       const ordinalBase = runs.ordinalBase(cursor.run)
-      while (cursor.done < length) {
+      let pageNo = Math.floor((offset + cursor.done) / pageSize)
+      let start = offset + cursor.done - pageNo * pageSize
+      for (; cursor.done < length; pageNo++, start = 0) {
         const left = length - cursor.done
         if (blobNo === 0) {
           const take = Math.min(left, maxBytes - this.#byteLength)
@@ -82,9 +84,6 @@ export class PagePlan {
           cursor.done += take
           continue
         }
-        const at = offset + cursor.done
-        const pageNo = Math.floor(at / pageSize)
-        const start = at - pageNo * pageSize
         const take = Math.min(left, pageSize - start)
         if (this.#byteLength + take > maxBytes && this.#pieces > 0) return false
         let position = this.#find(blobNo, pageNo)

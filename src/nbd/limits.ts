@@ -33,7 +33,7 @@ export interface NbdLimits {
   readonly maxInFlightBytes: number
   /** The same over all connections of the server. */
   readonly maxTotalInFlightBytes: number
-  /** Milliseconds that the peer may leave a write (at most 1 MiB) untaken. */
+  /** Milliseconds that the peer may leave a write (at most 768 KiB) untaken. */
   readonly slowReaderMs: number
   /** Milliseconds to wait for the peer's FIN after ours. */
   readonly lingerMs: number

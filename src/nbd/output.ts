@@ -1,6 +1,6 @@
 /**
  * The outgoing bytes of one connection, in order: small pieces are copied into pooled buffers, large ones
- * kept as they are with their release, both gathered into batches of about 1 MiB that are handed to a sink
+ * kept as they are with their release, both gathered into batches of at most 768 KiB that are handed to a sink
  * one at a time. It knows neither sockets nor replies. Every release runs exactly once: when its batch is
  * written, or when the connection is aborted.
  */
@@ -13,8 +13,11 @@ const COPY_PIECE_BYTES = 4 * 1024
 const GATHER_BYTES = 256 * 1024
 /** Gather buffers kept for reuse, 8 MiB. */
 const MAX_POOLED = 32
-/** Bytes handed to the socket at once: progress of a slow reader is seen in steps of this size. */
-const BATCH_BYTES = 1024 * 1024
+/**
+ * Bytes handed to the socket at once: progress of a slow reader is seen in steps of this size. On loopback 576 to
+ * 832 KiB cost the kernel a sixth less for a byte than half of that or 1 MiB (docs/evidence/read-path.md).
+ */
+const BATCH_BYTES = 768 * 1024
 
 /** A pooled buffer and how many hold it: the lane that fills it, and each batch with a piece of it. */
 export interface Gather {
@@ -54,6 +57,11 @@ interface Batch {
   /** Requests whose last byte is in this batch, and what they count against the limits. */
   requests: number
   requestBytes: number
+}
+
+/** Not `set`, which copies shared memory that is not aligned alike byte by byte. */
+function copyBytes(source: Uint8Array, target: Buffer, targetOffset: number): void {
+  Buffer.prototype.copy.call(source, target, targetOffset)
 }
 
 /** One order of bytes: batches that are complete, and the one being filled. */
@@ -117,7 +125,7 @@ export class OutputQueue {
     for (let at = 0; at < bytes.length; at += COPY_REPLY_BYTES) {
       const piece = bytes.subarray(at, at + COPY_REPLY_BYTES)
       const gather = this.#reserveIn(lane, piece.length)
-      gather.bytes.set(piece, gather.used)
+      copyBytes(piece, gather.bytes, gather.used)
       this.#commitIn(lane, gather, piece.length)
     }
   }
@@ -229,7 +237,7 @@ export class OutputQueue {
     for (let at = 0; at < part.length;) {
       const batch = this.#openBatch(lane)
       this.#seal(lane, batch)
-      const length = Math.min(part.length - at, BATCH_BYTES)
+      const length = Math.min(part.length - at, BATCH_BYTES - batch.bytes)
       batch.chunks.push(length === part.length ? part : part.subarray(at, at + length))
       this.#added(batch, length)
       at += length
