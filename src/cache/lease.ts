@@ -2,8 +2,7 @@
  * Bytes of a reply on loan. Whoever gets a lease releases it exactly when the bytes are no longer needed;
  * further releases do nothing. A lease never released holds its frames for the life of the process.
  */
-import { recordOf } from './frame-table.ts'
-import { unpin } from './pin-protocol.ts'
+import type { PagePlan } from './page-plan.ts'
 
 export interface Lease extends Disposable {
   /** The reply's bytes in order; valid until `release`, and not to be written to. */
@@ -15,45 +14,36 @@ export interface Lease extends Disposable {
   release(): void
 }
 
-const NO_FRAMES: readonly number[] = []
-
-/** How many frames a reader's leases hold; counted up by a lease at its making, down by its release. */
-export interface HeldFrames {
-  count: number
-}
-
-/** Frames' own memory. */
+/** Frames' own memory, pinned page by page for this lease. */
 export class PinnedLease implements Lease {
   readonly parts: readonly Uint8Array[]
   readonly byteLength: number
   readonly pinnedBytes: number
-  readonly #table: Int32Array
-  readonly #held: HeldFrames
-  #frames: readonly number[]
+  readonly #unpin: (plan: PagePlan) => void
+  #plan: PagePlan | undefined
 
-  /** @param frames each pinned once, for this lease */
+  /**
+   * @param plan whose frames are pinned; the lease's own until it gives it to `unpin`
+   * @param frameSize bytes
+   */
   constructor(
     parts: readonly Uint8Array[],
-    byteLength: number,
-    table: Int32Array,
-    frames: readonly number[],
+    plan: PagePlan,
     frameSize: number,
-    held: HeldFrames,
+    unpin: (plan: PagePlan) => void,
   ) {
     this.parts = parts
-    this.byteLength = byteLength
-    this.pinnedBytes = frames.length * frameSize
-    this.#table = table
-    this.#frames = frames
-    this.#held = held
-    held.count += frames.length
+    this.byteLength = plan.byteLength
+    this.pinnedBytes = plan.pages * frameSize
+    this.#plan = plan
+    this.#unpin = unpin
   }
 
   release(): void {
-    const frames = this.#frames
-    this.#frames = NO_FRAMES
-    this.#held.count -= frames.length
-    for (const frame of frames) unpin(this.#table, recordOf(frame))
+    const plan = this.#plan
+    if (plan === undefined) return
+    this.#plan = undefined
+    this.#unpin(plan)
   }
 
   [Symbol.dispose](): void {

@@ -9,7 +9,7 @@ import { AppError, counterRow } from '../core/index.ts'
 import type { Arena } from './arena.ts'
 import { holdsPage, pinPage, recordOf } from './frame-table.ts'
 import { KeeperPort } from './keeper-port.ts'
-import { CopiedLease, type HeldFrames, type Lease, PinnedLease } from './lease.ts'
+import { CopiedLease, type Lease, PinnedLease } from './lease.ts'
 import { type CacheMemory, openCacheMemory } from './memory.ts'
 import { GRANTED } from './messages.ts'
 import type { PageIndex } from './page-index.ts'
@@ -50,7 +50,6 @@ export class PageReader {
   readonly #frameSize: number
   readonly #budgetFrames: number
   readonly #easyFrames: number
-  readonly #held: HeldFrames = { count: 0 }
   readonly #arena: Arena
   readonly #table: Int32Array
   readonly #index: PageIndex
@@ -60,6 +59,9 @@ export class PageReader {
   readonly #plan = new PagePlan()
   readonly #cursor: Cursor = { run: 0, done: 0 }
   readonly #spare: PagePlan[] = []
+  readonly #release = (plan: PagePlan): void => this.#onRelease(plan)
+  /** Frames that leases of this reader hold. */
+  #held = 0
 
   constructor(options: PageReaderOptions) {
     const { memory, port } = options
@@ -82,7 +84,7 @@ export class PageReader {
    * leases: the more frames they hold, the less the next ones get, so that they cannot hold all.
    */
   get pinBudgetBytes(): number {
-    const scarce = this.#held.count >= this.#easyFrames
+    const scarce = this.#held >= this.#easyFrames
     return this.#bytesOf(scarce ? Math.min(SCARCE_FRAMES, this.#budgetFrames) : this.#budgetFrames)
   }
 
@@ -114,11 +116,13 @@ export class PageReader {
    * or counted; ask `read`, or `stream` above the pin budget.
    */
   tryRead(runs: RunList, context: ReadContext): Lease | undefined {
-    const plan = this.#plan
+    const plan = this.#takePlan()
     this.#rewind()
-    if (!plan.build(runs, this.#frameSize, this.#budgetFrames, Infinity, this.#cursor))
+    const fits = plan.build(runs, this.#frameSize, this.#budgetFrames, Infinity, this.#cursor)
+    if (!fits || !this.#pinAll(plan)) {
+      this.#returnPlan(plan)
       return undefined
-    if (!this.#pinAll(plan)) return undefined
+    }
     this.#note(plan, undefined, context)
     this.#advance(runs, context)
     return this.#lease(plan)
@@ -205,9 +209,7 @@ export class PageReader {
   ): Promise<Lease> {
     if (!this.#pinAll(plan)) return this.#demand(plan, context, counted, signal)
     if (counted) this.#note(plan, undefined, context)
-    const lease = this.#lease(plan)
-    this.#returnPlan(plan)
-    return lease
+    return this.#lease(plan)
   }
 
   /** Asks the keeper for every page of the plan, which it takes over. */
@@ -226,8 +228,9 @@ export class PageReader {
       frames.forEach((frame, position) => plan.setFrame(position, frame))
       if (counted) this.#note(plan, how, context)
       return this.#lease(plan)
-    } finally {
+    } catch (error) {
       this.#returnPlan(plan)
+      throw error
     }
   }
 
@@ -288,7 +291,10 @@ export class PageReader {
     if (plan.zeroBytes > 0) this.#ledger.useZeros(plan.zeroBytes, context)
   }
 
-  /** A lease on a plan whose frames are pinned. Pieces that lie behind each other in memory become one part. */
+  /**
+   * A lease on a plan whose frames are pinned, and which it takes over. Pieces that lie behind each other in memory
+   * become one part.
+   */
   #lease(plan: PagePlan): Lease {
     const parts: Uint8Array[] = []
     let first = -1
@@ -323,9 +329,14 @@ export class PageReader {
       last = frame
     }
     if (length > 0) parts.push(this.#arena.view(first, start, length))
-    const frames: number[] = []
-    for (let position = 0; position < plan.pages; position++) frames.push(plan.frame(position))
-    return new PinnedLease(parts, plan.byteLength, this.#table, frames, this.#frameSize, this.#held)
+    this.#held += plan.pages
+    return new PinnedLease(parts, plan, this.#frameSize, this.#release)
+  }
+
+  #onRelease(plan: PagePlan): void {
+    this.#held -= plan.pages
+    this.#unpinAll(plan, plan.pages)
+    this.#returnPlan(plan)
   }
 
   /** One frame less, so that a range of this size that starts inside a page fits as well. */

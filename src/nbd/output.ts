@@ -59,9 +59,15 @@ interface Batch {
   requestBytes: number
 }
 
-/** Not `set`, which copies shared memory that is not aligned alike byte by byte. */
+/**
+ * Copies all of `source`. The last byte goes apart, because Buffer's `copy` of a whole array is TypedArray's `set`,
+ * which copies shared memory that is not aligned alike byte by byte; of a part it is memmove.
+ */
 function copyBytes(source: Uint8Array, target: Buffer, targetOffset: number): void {
-  Buffer.prototype.copy.call(source, target, targetOffset)
+  const last = source.length - 1
+  if (last < 0) return
+  Buffer.prototype.copy.call(source, target, targetOffset, 0, last)
+  target[targetOffset + last] = source[last] ?? 0
 }
 
 /** One order of bytes: batches that are complete, and the one being filled. */
