@@ -17,6 +17,7 @@ import type { ExportRequest, HandshakeHandler } from './handshake.ts'
 import { Handshake } from './handshake.ts'
 import type { NbdLimits } from './limits.ts'
 import { count, Meter } from './meter.ts'
+import type { Moderator } from './moderation.ts'
 import type { GatherPool, OutputSink } from './output.ts'
 import { OutputQueue } from './output.ts'
 import type { Poller } from './polling.ts'
@@ -32,6 +33,7 @@ export interface ConnectionServices {
   readonly pool: GatherPool
   readonly budget: Budget
   readonly poller: Poller | undefined
+  readonly moderator: Moderator | undefined
   onOpened(connection: Connection): void
   onClosed(connection: Connection, outcome: NbdOutcome, error: NbdError | undefined): void
   onError(error: unknown, context: ConnectionContext): void
@@ -134,15 +136,22 @@ export class Connection implements HandshakeHandler, SessionHandler, OutputSink 
   readonly #onData = (chunk: Buffer): void => {
     if (this.#phase === 'transmitting') {
       const received = performance.now()
-      this.#session?.receive(chunk, received)
-      this.#services.poller?.served(received)
+      const reads = this.#session?.receive(chunk, received) ?? 0
       this.#settle()
+      this.#moderate(reads)
+      this.#services.poller?.served(received)
     } else if (this.#phase === 'negotiating') {
       this.#handshake.push(chunk)
       this.#settle()
     }
     // While finishing and lingering, what the client still sends is read and ignored: unread bytes would
     // turn our close into a reset, which takes the last replies with it.
+  }
+
+  #moderate(reads: number): void {
+    const { moderator } = this.#services
+    if (reads === 0) moderator?.interrupted()
+    else moderator?.served(this.context.id, reads, performance.now())
   }
 
   #onPeerEnd(): void {

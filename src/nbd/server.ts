@@ -16,6 +16,7 @@ import type { ConnectionContext, ExportProvider } from './export.ts'
 import type { NbdLimits } from './limits.ts'
 import { resolveLimits } from './limits.ts'
 import { count } from './meter.ts'
+import { Moderator } from './moderation.ts'
 import { GatherPool } from './output.ts'
 import type { PollingOptions } from './polling.ts'
 import { Poller } from './polling.ts'
@@ -57,6 +58,8 @@ export interface NbdServerOptions extends NbdServerHooks {
   readonly limits?: Partial<NbdLimits>
   /** False: never keep the event loop awake. */
   readonly polling?: PollingOptions | false
+  /** False: never stop the thread, for up to half a millisecond, to let small reads of one client gather. */
+  readonly moderation?: boolean
   /** A row of NBD_COUNTER_NAMES.length floats, counted in place. */
   readonly counters?: NbdCounters
 }
@@ -109,6 +112,7 @@ export class NbdServer implements AsyncDisposable {
       pool: new GatherPool(),
       budget: new Budget(this.#limits.maxTotalInFlightBytes),
       poller: options.polling === false ? undefined : new Poller(options.polling ?? {}, onSpent),
+      moderator: options.moderation === false ? undefined : new Moderator(),
       onOpened: (connection) => {
         this.#negotiating.delete(connection)
         this.#hooks.onOpen?.(connection.context, clientInfo(connection))

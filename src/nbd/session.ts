@@ -107,14 +107,21 @@ export class Session implements TransmissionHandler, ReadOwner {
     return this.#inFlight === 0 && (this.#stopped || !this.blocked)
   }
 
-  /** Bytes from the client, received at `now` (performance.now()). The chunk may be reused afterwards. */
-  receive(chunk: Buffer, now: number): void {
-    if (this.#stopped) return
+  /**
+   * Bytes from the client, received at `now` (performance.now()). The chunk may be reused afterwards.
+   * @returns how many reads it asked for, if it was small reads alone and all are answered and written; else 0
+   */
+  receive(chunk: Buffer, now: number): number {
+    if (this.#stopped) return 0
+    const before = this.meter.requests
     this.#receivedAt = now
     this.#pumping = true
     this.#transmission.push(chunk)
     this.#pumping = false
+    const fastReads = this.#fastReads
     this.pump()
+    const alone = this.#inFlight === 0 && this.meter.requests - before === fastReads
+    return alone ? fastReads : 0
   }
 
   /** Writes what is queued and goes on with requests that there was no room for. */
