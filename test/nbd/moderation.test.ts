@@ -97,12 +97,12 @@ test('requests of another kind end it', () => {
 })
 
 test('a client that runs dry while the server rests is left alone until the next probe', () => {
-  const moderator = new Moderator({ sleep: () => void rests++ })
   let rests = 0
   let now = 0
+  const moderator = new Moderator({ sleep: () => void rests++ })
   const serve = (reads: number): void => moderator.served(1, reads, (now += 0.05))
   // A probe finds depth 32 …
-  while (rests === 0) serve(2)
+  for (let i = 0; i < 10_000 && rests === 0; i++) serve(2)
   serve(13)
   serve(19)
   for (let i = 0; i < 10; i++) serve(2)

@@ -99,11 +99,11 @@ describe('gathering', () => {
     assert.ok(sink.output.every((byte) => byte === 0x70))
   })
 
-  test('a large part is written in steps of a MiB and released behind the last', () => {
+  test('a large part is written in steps of 768 KiB and released behind the last', () => {
     const sink = new Sink()
     sink.immediate = false
     let released = 0
-    sink.queue.append([Buffer.alloc(5 * 1024 * 1024, 3)], () => released++)
+    sink.queue.append([Buffer.alloc(5 * 768 * 1024, 3)], () => released++)
     sink.queue.flush()
     let writes = 0
     while (sink.waiting) {
