@@ -177,6 +177,7 @@ class Filler {
         `blob ${key.digest}: ${piece.length} bytes at offset ${offset} do not have the recorded digest`,
         { details: { domain: key.domain, blob: key.digest, offset, length: piece.length } },
       )
+      this.#source.suspectBlob?.(key)
       this.#reports.push({ frame, error: toErrorRecord(error) })
       return
     }

@@ -9,6 +9,11 @@ export const DIGEST_PAGE_BYTES = 16_384
 export interface PageSource {
   /** Called once per fill thread before the blob's first page is read. */
   openBlob?(blob: BlobKey): void | Promise<void>
+  /**
+   * A page that came from here does not have its digest. What the source keeps of the blob (open files, digests)
+   * may be of bytes that have been replaced since: the next read must look anew.
+   */
+  suspectBlob?(blob: BlobKey): void
   /** The blob will not be read again. */
   closeBlob?(blob: BlobKey): void | Promise<void>
   /**

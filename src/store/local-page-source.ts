@@ -2,7 +2,8 @@
 /**
  * Reads pages and page digests of blobs straight from the files of a local store into the cache's
  * frames, past the kernel's page cache where the file system can (O_DIRECT). For fill threads:
- * everything is synchronous. What is read is checked by the cache, not here.
+ * everything is synchronous. What is read is checked by the cache, not here. Files stay open until a read of
+ * them goes wrong: the next one opens what then has the name, such as a good copy that was renamed over a bad one.
  */
 import * as fs from 'node:fs'
 import { join } from 'node:path'
@@ -84,6 +85,11 @@ export class LocalPageSource implements PageSource, AsyncDisposable {
     this.#openBlob(blob)
   }
 
+  /** The next read opens its files anew: once for each read that went wrong, however many pages were bad. */
+  suspectBlob(blob: BlobKey): void {
+    this.closeBlob(blob)
+  }
+
   /** Closes its files and forgets its digests. */
   closeBlob(blob: BlobKey): void {
     this.#open.delete(keyOf(blob))
@@ -102,12 +108,32 @@ export class LocalPageSource implements PageSource, AsyncDisposable {
     checkRange(open.header.size, offset, length)
     const room = targets.reduce((sum, target) => sum + target.byteLength, 0)
     checkRange(room, 0, length)
-    open.file.read(offset, targets, length)
+    this.#attempt(blob, () => open.file.read(offset, targets, length))
   }
 
   pageDigests(blob: BlobKey, firstDigest: number, count: number): Uint8Array {
     const open = this.#openBlob(blob)
     checkRange(open.pageCount, firstDigest, count)
+    return this.#attempt(blob, () => this.#digestsOf(blob, open, firstDigest, count))
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    this.#open.clear()
+    this.#digests.clear()
+    return Promise.resolve()
+  }
+
+  /** A file that cannot be read (a stale handle, a bad sector) is not kept open either. */
+  #attempt<T>(blob: BlobKey, read: () => T): T {
+    try {
+      return read()
+    } catch (error) {
+      this.suspectBlob(blob)
+      throw error
+    }
+  }
+
+  #digestsOf(blob: BlobKey, open: OpenBlob, firstDigest: number, count: number): Uint8Array {
     const from = Math.floor(firstDigest / PIECE_DIGESTS)
     const to = Math.floor((firstDigest + Math.max(count, 1) - 1) / PIECE_DIGESTS)
     const start = (firstDigest - from * PIECE_DIGESTS) * DIGEST_BYTES
@@ -116,12 +142,6 @@ export class LocalPageSource implements PageSource, AsyncDisposable {
     const pieces: Buffer[] = []
     for (let piece = from; piece <= to; piece++) pieces.push(this.#piece(blob, open, piece))
     return Buffer.concat(pieces).subarray(start, end)
-  }
-
-  [Symbol.asyncDispose](): Promise<void> {
-    this.#open.clear()
-    this.#digests.clear()
-    return Promise.resolve()
   }
 
   #piece(blob: BlobKey, open: OpenBlob, piece: number): Buffer {

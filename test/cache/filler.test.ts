@@ -16,6 +16,7 @@ class RangeSource extends MemorySource implements PageSource {
   readonly ranges: [offset: number, targets: number, length: number][] = []
   readonly opened: string[] = []
   readonly closed: string[] = []
+  readonly suspected: string[] = []
   failRange = false
   failOpen = 0
 
@@ -26,6 +27,10 @@ class RangeSource extends MemorySource implements PageSource {
 
   closeBlob(blob: BlobKey): void {
     this.closed.push(blob.digest)
+  }
+
+  suspectBlob(blob: BlobKey): void {
+    this.suspected.push(blob.digest)
   }
 
   async readPages(blob: BlobKey, offset: number, targets: readonly Buffer[], length: number) {
@@ -73,6 +78,21 @@ describe('fill thread', () => {
       assert.ok(lease, `page ${pageNo} is in memory`)
       lease.release()
     }
+  })
+
+  test('a page without its digest makes the source look anew, and is read again when it is asked for', async () => {
+    const { source, cache, bytes, blob } = await setup(2)
+    await using _ = cache
+    const read = () => cache.reader.read(runs([blob, 0, 2 * PAGE]), context())
+    source.damage = (target, offset) => {
+      if (offset === PAGE) target[5] = ~(target[5] ?? 0)
+    }
+    await assert.rejects(read(), { code: 'ERR_CACHE_PAGE_CORRUPT' })
+    assert.deepEqual(source.suspected, ['a'])
+    source.damage = undefined
+    using lease = await read()
+    assert.deepEqual(joined(lease.parts), bytes)
+    assert.deepEqual(source.suspected, ['a'])
   })
 
   test('zeroes what lies behind the end of the blob', async () => {

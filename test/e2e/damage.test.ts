@@ -1,6 +1,6 @@
-/** A page that went bad on disk: an error for whoever reads it, never wrong bytes, and everything else goes on. */
+/** A page that went bad on disk: an error for whoever reads it, never wrong bytes, and everything else goes on; a good copy of the file is used as soon as it is there. */
 import assert from 'node:assert/strict'
-import { mkdtemp, open, readdir, rm, writeFile } from 'node:fs/promises'
+import { copyFile, mkdtemp, open, readdir, rename, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
@@ -31,7 +31,9 @@ test(
         )
         assert.equal(imported.code, 0, imported.stderr)
       }
-      await damage(data)
+      const blob = await blobFile(data)
+      await copyFile(blob, join(folder, 'good'))
+      await damage(blob)
       await using server = await startServerProcess({ data })
       const raw = `${server.http}/v1/images/damage/image:1/-/raw`
 
@@ -70,6 +72,14 @@ test(
       )
       const stats = await server.getJson<{ cache: { pinnedBytes: number } }>('/v1/stats')
       assert.equal(stats.cache.pinnedBytes, 0)
+
+      await rename(join(folder, 'good'), blob)
+      const restored = await fetch(raw)
+      assert.equal(restored.status, 200)
+      assert.ok(
+        Buffer.from(await restored.arrayBuffer()).equals(bytes),
+        'a good copy that was renamed over the bad file is served at once',
+      )
     } finally {
       await rm(folder, { recursive: true, force: true })
     }
@@ -93,13 +103,16 @@ async function assertNeverServed(raw: string, bytes: Buffer): Promise<void> {
   )
 }
 
-/** Flips one bit in the largest blob. */
-async function damage(data: string): Promise<void> {
+async function blobFile(data: string): Promise<string> {
   const folder = join(data, 'domains/damage/blobs/sha256')
   const names = await readdir(folder, { recursive: true, withFileTypes: true })
   const blob = names.find((entry) => entry.isFile() && !entry.name.endsWith('.idx'))
   assert.ok(blob)
-  const path = join(blob.parentPath, blob.name)
+  return join(blob.parentPath, blob.name)
+}
+
+/** Flips one bit. */
+async function damage(path: string): Promise<void> {
   await using file = await open(path, 'r+').catch(async () => {
     await run('chmod', ['u+w', path])
     return open(path, 'r+')

@@ -1,7 +1,17 @@
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
 import * as fs from 'node:fs'
-import { mkdir, open, readFile, readlink, readdir, rm, truncate, writeFile } from 'node:fs/promises'
+import {
+  mkdir,
+  open,
+  readFile,
+  readlink,
+  readdir,
+  rename,
+  rm,
+  truncate,
+  writeFile,
+} from 'node:fs/promises'
 import { join } from 'node:path'
 import { describe, test } from 'node:test'
 
@@ -274,6 +284,74 @@ describe('local page source', () => {
       () => source.readPage(setup.key, 65_536, frame, FRAME),
       hasCode('ERR_STORE_CORRUPT'),
     )
+  })
+
+  test('a file that was renamed over a bad one is read without a restart', async () => {
+    await using setup = await withBlob(200_000)
+    const { key, path, indexPath, bytes } = setup
+    const { source } = sourceOf(setup)
+    await using _ = source
+    const [frame = assert.fail()] = frames(1)
+    const good = { blob: await readFile(path), index: await readFile(indexPath) }
+    const restore = async (to: string, content: Buffer) => {
+      await writeFile(`${to}.good`, content)
+      await rename(`${to}.good`, to)
+    }
+    const damage = async (to: string, at: number) => {
+      await using file = await open(to, 'r+')
+      await file.write(Buffer.alloc(32, 0xdd), 0, 32, at)
+    }
+    await damage(path, 70_000)
+    source.readPage(key, 65_536, frame, FRAME)
+    assert.ok(!frame.equals(bytes.subarray(65_536, 131_072)))
+    source.suspectBlob(key)
+    await restore(path, good.blob)
+    checkAll(setup, source)
+
+    await damage(indexPath, 128)
+    source.closeBlob(key)
+    assert.deepEqual(Buffer.from(source.pageDigests(key, 0, 1)), Buffer.alloc(32, 0xdd))
+    source.suspectBlob(key)
+    await restore(indexPath, good.index)
+    checkAll(setup, source)
+
+    await truncate(path, 70_000)
+    assert.throws(() => source.readPage(key, 65_536, frame, FRAME), hasCode('ERR_STORE_CORRUPT'))
+    await restore(path, good.blob)
+    checkAll(setup, source)
+  })
+
+  test('a read that fails costs one open, however many pages are found to be bad', async () => {
+    await using setup = await withBlob(200_000)
+    let opened = 0
+    let failing = false
+    const { source } = sourceOf(setup, {
+      direct: false,
+      calls: calls({
+        open(file, flags) {
+          opened++
+          return fs.openSync(file, flags)
+        },
+        read(fd, targets, position) {
+          if (failing) throw errno('EIO')
+          return fs.readvSync(fd, targets, position)
+        },
+      }),
+    })
+    await using _ = source
+    const [frame = assert.fail()] = frames(1)
+    const read = () => source.readPage(setup.key, 0, frame, FRAME)
+    for (let i = 0; i < 5; i++) read()
+    assert.equal(opened, 1)
+    failing = true
+    for (let i = 0; i < 5; i++) assert.throws(read, hasCode('ERR_STORE_READ_FAILED'))
+    assert.equal(opened, 5)
+    failing = false
+    for (let i = 0; i < 5; i++) read()
+    assert.equal(opened, 6)
+    for (let i = 0; i < 5; i++) source.suspectBlob(setup.key)
+    read()
+    assert.equal(opened, 7)
   })
 
   test('ranges that are not inside are refused', async () => {
