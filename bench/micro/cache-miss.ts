@@ -49,6 +49,7 @@ for (const frameSize of FRAME_SIZES) {
   })
   const rig = await startCache({ cacheBytes: 1024 * frameSize * 8, frameSize, readers: 1 })
   const context = { imageId: 0, domainNo: 1, stream: new SequentialState() }
+  const before = process.cpuUsage()
   const miss = await timed(async (i) => {
     const runs = new RunList()
     runs.push(rig.blobNo, i * frameSize, 4096, 0)
@@ -56,6 +57,8 @@ for (const frameSize of FRAME_SIZES) {
   })
   const kib = `${frameSize / 1024} KiB`
   console.log(`digests of ${kib}                    ${digests}`)
-  console.log(`miss, frames of ${kib}               ${miss}`)
+  const { user, system } = process.cpuUsage(before)
+  const cpu = `${((user + system) / READS).toFixed(0)} µs of processor time`
+  console.log(`miss, frames of ${kib}               ${miss}   ${cpu}`)
   await rig.stop()
 }
