@@ -1,7 +1,9 @@
 /**
  * Thousands of images that are nearly right: fields set to border values, blocks moved and repeated, devices cut,
  * swapped or left out, with the superblock's checksum put right again so that damage reaches the parser. Each
- * import gives every byte back or fails with a code of its own, in bounded time, and leaves nothing unfinished.
+ * import gives every byte back, also through a small page cache, or fails with a code of its own, in bounded time; it
+ * leaves nothing unfinished, no page pinned, no file open. A failure names a seed: COMMONPAGE_SEED=NUMBER runs
+ * that image alone.
  */
 import assert from 'node:assert/strict'
 import { randomFillSync } from 'node:crypto'
@@ -10,160 +12,64 @@ import { join } from 'node:path'
 import { describe, test } from 'node:test'
 
 import { isAppError } from '../../src/core/index.ts'
-import { FEATURE_COMPAT } from '../../src/erofs/index.ts'
-import { SB, SUPERBLOCK_OFFSET } from '../../src/erofs/layout.ts'
-import { checksumLength, superblockChecksum } from '../../src/erofs/superblock.ts'
 import { DeviceReader } from '../../src/images/import/device-reader.ts'
 import { openDevices } from '../../src/images/import/import-devices.ts'
 import { surveyImage } from '../../src/images/import/survey.ts'
 import { fixtureNames, loadFixture, randomNumbers } from '../erofs/fixtures.ts'
 import { DIRECTORY, directoryBlock, FILE, ImageBuilder, ROOT_NID } from '../erofs/image-builder.ts'
-import type { TestStore } from '../store/data-folder.ts'
-import { count, dataFolder, filesBelow, testStore } from '../store/data-folder.ts'
-import { DOMAIN, importBytes, readBack } from './harness.ts'
+import { Leftovers } from '../erofs/fuzz-leftovers.ts'
+import { findStructures } from '../erofs/fuzz-structures.ts'
 import { evidence } from '../evidence.ts'
+import type { TestStore } from '../store/data-folder.ts'
+import { dataFolder, filesBelow, testStore } from '../store/data-folder.ts'
+import { DOMAIN, ImageCache, importBytes, readBack } from './harness.ts'
+import type { FuzzedFixture } from './import-fuzz-damage.ts'
+import { damaged } from './import-fuzz-damage.ts'
+import type { Served } from './import-fuzz-serving.ts'
+import { serveImage } from './import-fuzz-serving.ts'
 
-type Random = (below: number) => number
-
-/** An import of at most 300 KiB: generous, because other work may slow this machine. CPU time, not wall time. */
+const IS_FULL = process.env['COMMONPAGE_FULL'] === '1'
+const ONLY_SEED = process.env['COMMONPAGE_SEED']
+/** Three groups, in all five minutes: with the reader's fuzzing (test/erofs) more than ten. */
+const FULL_MS_EACH = 105_000
+const REDUCED_IMAGES = 36
+/** At full counts a machine that manages less than this has not fuzzed anything. */
+const FULL_IMAGES = 200
+/** The seeds of one group: more than it will ever need. */
+const SEEDS_EACH = 1_000_003
+/** Frames of 16 KiB: less than any image, so that pages are evicted while it is read. */
+const CACHE_FRAMES = 16
+/** An import of at most 1.2 MiB takes a tenth: generous, because other work may slow this machine. CPU time, not wall time. */
 const MAX_CPU_MS = 8000
 /** Images that share one store: enough to find each other's chunks, few enough to stay small. */
-const IMAGES_PER_STORE = 60
+const IMAGES_PER_STORE = 18
 /** What an import of any bytes may answer with. */
 const REFUSALS = new Set(['ERR_IMPORT_DEVICES', 'ERR_IMPORT_EMPTY'])
 
-const BORDERS = [0, 1, 2, 3, 7, 0x1f, 0x7f, 0xff, 0x7fff, 0xffff, 0x10000, 0x7fffffff, 0xfffffffe]
-const BLOCKS = [512, 4096, 65_536]
-
-/** Changes a device in place. */
-type Damage = (bytes: Uint8Array, random: Random) => void
-
-/** Most of what is parsed lies at the start; some images have metadata elsewhere. */
-function place(bytes: Uint8Array, random: Random): number {
-  const areas = [128, 4096, 40_000, 60_000, bytes.length]
-  const area = Math.min(areas[random(areas.length)] ?? 0, bytes.length)
-  const from = area === 128 ? SUPERBLOCK_OFFSET : 0
-  return Math.min(from + random(area), bytes.length - 1)
-}
-
-const setByte: Damage = (bytes, random) => {
-  bytes[place(bytes, random)] = random(256)
-}
-
-const flipBit: Damage = (bytes, random) => {
-  const at = place(bytes, random)
-  bytes[at] = (bytes[at] ?? 0) ^ (1 << random(8))
-}
-
-/** A field of 2, 4 or 8 bytes, aligned as EROFS aligns them. */
-const setField: Damage = (bytes, random) => {
-  const width = [2, 4, 4, 8][random(4)] ?? 4
-  const at = Math.floor(place(bytes, random) / width) * width
-  if (at + width > bytes.length) return
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length)
-  const value = BORDERS[random(BORDERS.length)] ?? 0
-  if (width === 2) view.setUint16(at, value & 0xffff, true)
-  else view.setUint32(at, value >>> 0, true)
-  if (width === 8) view.setUint32(at + 4, random(3) === 0 ? random(0xffffffff) : 0, true)
-}
-
-/** What one inode says, another says too: files over each other and over metadata, directories twice in the tree. */
-const copyRecord: Damage = (bytes, random) => {
-  const width = [8, 12, 32, 64, 128][random(5)] ?? 32
-  const from = Math.floor(place(bytes, random) / 4) * 4
-  const to = Math.floor(place(bytes, random) / 4) * 4
-  if (Math.max(from, to) + width <= bytes.length) bytes.copyWithin(to, from, from + width)
-}
-
-const copyBlock: Damage = (bytes, random) => {
-  const size = BLOCKS[random(BLOCKS.length)] ?? 4096
-  const blocks = Math.floor(bytes.length / size)
-  if (blocks === 0) return
-  const from = random(blocks) * size
-  bytes.copyWithin(random(blocks) * size, from, from + size)
-}
-
-const clearBlock: Damage = (bytes, random) => {
-  const size = BLOCKS[random(BLOCKS.length)] ?? 4096
-  const at = random(Math.ceil(bytes.length / size)) * size
-  bytes.fill(random(2) * 255, at, at + size)
-}
-
-const DAMAGES: readonly Damage[] = [
-  setByte,
-  flipBit,
-  setField,
-  setField,
-  setField,
-  copyRecord,
-  copyRecord,
-  copyBlock,
-  clearBlock,
-]
-
-function putChecksumRight(bytes: Uint8Array): void {
-  const bits = bytes[SUPERBLOCK_OFFSET + SB.blkszbits] ?? 0
-  if (bits < 9 || bits > 16) return
-  const length = checksumLength(2 ** bits)
-  if (bytes.length < SUPERBLOCK_OFFSET + length) return
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length)
-  if (
-    (view.getUint32(SUPERBLOCK_OFFSET + SB.feature_compat, true) & FEATURE_COMPAT.SB_CHKSUM) ===
-    0
-  )
-    return
-  const covered = bytes.subarray(SUPERBLOCK_OFFSET, SUPERBLOCK_OFFSET + length)
-  view.setUint32(SUPERBLOCK_OFFSET + SB.checksum, superblockChecksum(covered), true)
-}
-
-/** Sizes and number of devices; rarely, because most such images are refused at once. */
-function reshape(devices: readonly Uint8Array[], random: Random): Uint8Array[] {
-  const one = random(devices.length)
-  const bytes = devices[one] ?? new Uint8Array(0)
-  switch (random(6)) {
-    case 0:
-      return devices.with(one, bytes.slice(0, 1 + random(bytes.length)))
-    case 1: {
-      const size = BLOCKS[random(BLOCKS.length)] ?? 4096
-      return devices.with(one, bytes.slice(0, Math.max(size, bytes.length - (bytes.length % size))))
-    }
-    case 2:
-      return devices.with(one, Buffer.concat([bytes, Buffer.alloc(1 + random(70_000), random(3))]))
-    case 3:
-      return devices.toReversed()
-    case 4:
-      return devices.slice(0, -1)
-    default:
-      return [...devices, bytes.slice()]
-  }
-}
-
-function damaged(names: readonly string[], random: Random): Uint8Array[] {
-  const { devices } = loadFixture(names[random(names.length)] ?? 'plain')
-  let copies: Uint8Array[] = devices.map((bytes) => Uint8Array.from(bytes))
-  const changes = [1, 1, 1, 2, 3, 6, 20][random(7)] ?? 1
-  for (let change = 0; change < changes; change++) {
-    const bytes = copies[random(4) === 0 ? random(copies.length) : 0]
-    if (bytes !== undefined) DAMAGES[random(DAMAGES.length)]?.(bytes, random)
-  }
-  if (random(8) === 0) copies = reshape(copies, random)
-  const [primary] = copies
-  if (primary !== undefined && random(10) > 0) putChecksumRight(primary)
-  return copies
-}
-
-interface Tally {
+interface Tally extends Served {
+  images: number
   imported: number
   parsed: number
   refused: number
   mostCpuMs: number
 }
 
-async function importOne(store: TestStore, devices: readonly Uint8Array[], tally: Tally) {
+function newTally(): Tally {
+  const none = { images: 0, imported: 0, parsed: 0, refused: 0, mostCpuMs: 0, bytes: 0, files: 0 }
+  return { ...none, codes: new Set() }
+}
+
+async function importOne(
+  store: TestStore,
+  images: ImageCache,
+  devices: readonly Uint8Array[],
+  tally: Tally,
+): Promise<void> {
   const manifests = async () =>
     (await filesBelow(store.dataDir)).filter((file) => /manifests|maps/.test(file))
   const before = process.cpuUsage()
   const published = await manifests()
+  tally.images++
   try {
     const summary = await importBytes(store, devices)
     tally.mostCpuMs = Math.max(tally.mostCpuMs, process.cpuUsage(before).user / 1000)
@@ -181,6 +87,7 @@ async function importOne(store: TestStore, devices: readonly Uint8Array[], tally
     for (const [index, bytes] of devices.entries()) {
       assert.ok(back[index]?.equals(bytes), `device ${index} differs`)
     }
+    await serveImage(images, store, summary.digest, devices, tally)
   } catch (error) {
     if (!isAppError(error) || !REFUSALS.has(error.code)) throw error
     tally.refused++
@@ -192,42 +99,92 @@ async function importOne(store: TestStore, devices: readonly Uint8Array[], tally
   )
 }
 
-describe('mutated images', () => {
-  const names = fixtureNames()
-  const groups: readonly (readonly [string, readonly string[]])[] = [
-    [
-      'of one device, not compressed',
-      names.filter((name) => /plain|chunk-4k|prefixes|fingerprint|metabox|b48|dirdata/.test(name)),
-    ],
-    ['of two devices', names.filter((name) => name.includes('-blob'))],
-    [
-      'compressed',
-      names.filter((name) => /lz4|lzma|zstd|deflate|fragments|dedupe|everything/.test(name)),
-    ],
-  ]
+interface Group {
+  readonly title: string
+  readonly fixtures: readonly FuzzedFixture[]
+  readonly firstSeed: number
+}
 
-  test('every fixture is in a group', () => {
-    assert.deepEqual(groups.flatMap(([, group]) => group).toSorted(), names)
-  })
-
-  for (const [index, [title, group]] of groups.entries()) {
-    test(title, async () => {
-      const tally: Tally = { imported: 0, parsed: 0, refused: 0, mostCpuMs: 0 }
-      const rounds = count(3000, 50)
-      for (let first = 0; first < rounds; first += IMAGES_PER_STORE) {
-        await using store = await testStore()
-        for (let round = first; round < Math.min(rounds, first + IMAGES_PER_STORE); round++) {
-          const devices = damaged(group, randomNumbers((index + 1) * 1_000_003 + round))
-          await importOne(store, devices, tally).catch((error: unknown) => {
-            throw new Error(`round ${round}`, { cause: error })
-          })
-        }
-      }
-      evidence('fuzz.import', { images: title.replaceAll(' ', '-'), rounds, ...tally })
-      // The damage must reach the parser, not stop at the superblock.
-      assert.ok(tally.parsed > rounds / 5, JSON.stringify(tally))
-      assert.ok(tally.mostCpuMs < MAX_CPU_MS, JSON.stringify(tally))
+/** Images of one store, one fixture after the other. Closing the cache asserts that no pin is left. */
+async function fuzzStore(
+  { fixtures, firstSeed }: Group,
+  seeds: Iterable<number>,
+  tally: Tally,
+): Promise<void> {
+  await using store = await testStore()
+  await using images = new ImageCache(store, { frames: CACHE_FRAMES })
+  for (const seed of seeds) {
+    const fixture = fixtures[(seed - firstSeed) % fixtures.length]
+    if (fixture === undefined) return
+    const devices = damaged(fixture, randomNumbers(seed))
+    await importOne(store, images, devices, tally).catch((error: unknown) => {
+      const replay = `fixture ${fixture.name}: COMMONPAGE_SEED=${seed} replays it`
+      throw new Error(replay, { cause: error })
     })
+  }
+}
+
+async function fuzzGroup(group: Group): Promise<void> {
+  const tally = newTally()
+  const deadline = performance.now() + FULL_MS_EACH
+  const goesOn = (): boolean =>
+    IS_FULL ? performance.now() < deadline : tally.images < REDUCED_IMAGES
+  let leftovers: Leftovers | undefined
+  while (goesOn()) {
+    const first = group.firstSeed + tally.images
+    await fuzzStore(group, Iterator.from(integers(first)).take(IMAGES_PER_STORE), tally)
+    // The first store is the warm-up.
+    leftovers ??= new Leftovers()
+    leftovers.assertNoFiles()
+  }
+  const { codes, ...counts } = tally
+  const images = group.title.replaceAll(' ', '-')
+  const seeds = `${group.firstSeed}…${group.firstSeed + tally.images - 1}`
+  const left = leftovers?.assertNone()
+  evidence('fuzz.import', { group: images, ...counts, codes: codes.size, seeds, ...left })
+  // The damage must reach the parser, not stop at the superblock.
+  assert.ok(tally.parsed > tally.images / 5, JSON.stringify(counts))
+  assert.ok(tally.files > 0 || group.title === COMPRESSED, JSON.stringify(counts))
+  assert.ok(tally.mostCpuMs < MAX_CPU_MS, JSON.stringify(counts))
+  if (IS_FULL) assert.ok(tally.images >= FULL_IMAGES, JSON.stringify(counts))
+}
+
+function* integers(from: number): Generator<number, void, void> {
+  for (let i = from; ; i++) yield i
+}
+
+const COMPRESSED = 'compressed'
+
+/** Where even directories are compressed, there are no structures to be found. */
+async function fixtureOf(name: string): Promise<FuzzedFixture> {
+  const { devices } = loadFixture(name)
+  try {
+    return { name, devices, structures: await findStructures(devices) }
+  } catch (error) {
+    if (!isAppError(error) || error.code !== 'ERR_EROFS_COMPRESSED_UNSUPPORTED') throw error
+    return { name, devices, structures: undefined }
+  }
+}
+
+const fixtures = await Promise.all(fixtureNames().map(fixtureOf))
+const byTitle = Map.groupBy(fixtures, ({ devices, structures }) => {
+  if (structures?.compressed !== false) return COMPRESSED
+  return devices.length > 1 ? 'of two devices' : 'of one device, not compressed'
+})
+const groups = [...byTitle].map(([title, members], index): Group => ({
+  title,
+  fixtures: members,
+  firstSeed: (index + 1) * SEEDS_EACH,
+}))
+
+describe('mutated images', () => {
+  for (const group of groups) {
+    const { title, firstSeed } = group
+    if (ONLY_SEED === undefined) {
+      test(title, () => fuzzGroup(group))
+    } else if (Math.floor(Number(ONLY_SEED) / SEEDS_EACH) * SEEDS_EACH === firstSeed) {
+      test(`${title}, seed ${ONLY_SEED}`, () => fuzzStore(group, [Number(ONLY_SEED)], newTally()))
+    }
   }
 })
 
