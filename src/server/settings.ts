@@ -5,7 +5,7 @@
  */
 
 export type SettingKind =
-  'text' | 'size' | 'address' | 'boolean' | 'workers' | 'count' | 'duration' | 'choice'
+  'text' | 'size' | 'address' | 'hosts' | 'boolean' | 'workers' | 'count' | 'duration' | 'choice'
 
 export interface Setting {
   readonly kind: SettingKind
@@ -40,6 +40,13 @@ export const SETTINGS = {
     placeholder: 'HOST:PORT',
     default: '127.0.0.1:8080',
     doc: 'address of the HTTP API and the dashboard; port 0 takes a free one',
+  }),
+  'http.allowedHosts': setting({
+    kind: 'hosts',
+    flag: 'http-allowed-hosts',
+    placeholder: 'NAME,…',
+    default: undefined,
+    doc: 'names that clients may ask for besides addresses and localhost, *.NAME for all below; on loopback all others are refused',
   }),
   'nbd.listen': setting({
     kind: 'address',

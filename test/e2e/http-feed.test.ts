@@ -18,7 +18,7 @@ const PINGS = FULL ? 200_000 : 20_000
 const MAX_GROWTH_BYTES = 64 << 20
 
 const UPGRADE =
-  'GET /v1/events HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n' +
+  'GET /v1/events HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\nupgrade: websocket\r\n' +
   'sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n'
 
 /** RFC 6455 §5.2, masked with zeros, which change nothing. */

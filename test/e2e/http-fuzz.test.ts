@@ -31,7 +31,7 @@ const MAX_GROWTH_BYTES = 100 << 20
 /** What a client may be answered with when the server is well. */
 const STATUSES = new Set([
   100, 101, 200, 201, 202, 204, 206, 304, 400, 403, 404, 405, 408, 409, 411, 412, 413, 414, 415,
-  416, 417, 422, 426, 501, 503, 505, 507,
+  416, 417, 421, 422, 426, 501, 503, 505, 507,
 ])
 
 test(`${ROUND * ROUNDS} fuzzed connections leave the server as it was`, async () => {

@@ -63,7 +63,7 @@ for (const workers of [1, 2]) {
 
     test(`serves a good client while ${FLOOD} others dribble their headers`, async () => {
       const slow = await Promise.all(Array.from({ length: FLOOD }, () => target.open()))
-      for (const client of slow) client.send('GET /livez HTTP/1.1\r\nhost: x\r\nx-slow: ')
+      for (const client of slow) client.send('GET /livez HTTP/1.1\r\nhost: localhost\r\nx-slow: ')
       for (let i = 0; i < 20; i++) {
         for (const client of slow) client.send('y')
         await target.serves()
@@ -76,7 +76,7 @@ for (const workers of [1, 2]) {
     })
 
     test('gives the space of every broken upload back', async () => {
-      const post = 'POST /v1/blobs/demo HTTP/1.1\r\nhost: x\r\n'
+      const post = 'POST /v1/blobs/demo HTTP/1.1\r\nhost: localhost\r\n'
       const nothing = `sha256:${'0'.repeat(64)}`
       const rows: [string, string, number | undefined][] = [
         [
@@ -248,7 +248,7 @@ async function leaveAfter(
   const socket = connect(port, '127.0.0.1')
   socket.on('error', () => undefined) // 'close' follows
   const line = range === undefined ? '' : `range: ${range}\r\n`
-  socket.write(`GET ${path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n${line}\r\n`)
+  socket.write(`GET ${path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n${line}\r\n`)
   let received = 0
   const leave = (): void => void (reset ? socket.resetAndDestroy() : socket.destroy())
   if (limit === 0) socket.once('connect', () => setImmediate(leave))

@@ -3,7 +3,11 @@
  * and answered in another, and keep their code and what the code means.
  */
 import assert from 'node:assert/strict'
+import { once } from 'node:events'
+import { get } from 'node:http'
+import type { IncomingMessage } from 'node:http'
 import { connect } from 'node:net'
+import { text } from 'node:stream/consumers'
 import { after, before, describe, test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 
@@ -49,11 +53,30 @@ describe('refusals of a whole server', () => {
     })
   }
 
+  test('a name that the web may have pointed here → 421 ERR_HTTP_HOST_NOT_ALLOWED', async () => {
+    assert.deepEqual(await askedAs(server, 'evil.example'), [421, 'ERR_HTTP_HOST_NOT_ALLOWED'])
+    assert.deepEqual(await askedAs(server, 'localhost:1'), [200, undefined])
+    await using named = await startServerProcess({ args: ['--http-allowed-hosts', '*.example'] })
+    assert.deepEqual(await askedAs(named, 'good.example'), [200, undefined])
+    assert.deepEqual(await askedAs(named, 'evil.test'), [421, 'ERR_HTTP_HOST_NOT_ALLOWED'])
+  })
+
   test('NBD: an absent export → NBD_REP_ERR_UNKNOWN', async () => {
     assert.equal(await refusalOf(server, 'demo/absent:1'), REP_ERR_UNKNOWN)
     assert.equal(await refusalOf(server, 'demo/plain:1/-/dev/7'), REP_ERR_UNKNOWN)
   })
 })
+
+/** Status and code of `/v1/images` with this Host header. */
+async function askedAs(
+  server: ServerProcess,
+  host: string,
+): Promise<[number | undefined, string | undefined]> {
+  const request = get(`${server.http}/v1/images`, { headers: { host }, agent: false })
+  const [response] = (await once(request, 'response')) as [IncomingMessage]
+  const body = JSON.parse(await text(response)) as { code?: string }
+  return [response.statusCode, body.code]
+}
 
 /** The type of the reply to NBD_OPT_GO for `name`. */
 async function refusalOf(server: ServerProcess, name: string): Promise<number> {

@@ -27,7 +27,7 @@ export interface MalformedTargets {
   readonly image: string
 }
 
-const HOST = 'host: test\r\n'
+const HOST = 'host: localhost\r\n'
 const CHUNKED = 'transfer-encoding: chunked\r\n'
 
 export function malformedRequests({ blob, image }: MalformedTargets): MalformedRequest[] {
@@ -174,14 +174,14 @@ export function oddRequests({ blob, image }: MalformedTargets): OddRequest[] {
   const get = (target: string, headers = ''): string =>
     `GET ${target} HTTP/1.1\r\n${HOST}${headers}\r\n`
   return [
-    row('absolute-form (§3.2.2)', get('http://other:1/livez'), 200),
+    row('absolute-form (§3.2.2)', get('http://localhost:1/livez'), 200),
     row(
       'absolute-form of an image',
-      get(`http://other${image}/-/raw`, 'range: bytes=0-1\r\n'),
+      get(`http://localhost${image}/-/raw`, 'range: bytes=0-1\r\n'),
       206,
     ),
     row('absolute-form of a blob', get(`HTTPS://[::1]:8080${blob}`, 'range: bytes=0-1\r\n'), 206),
-    row('absolute-form without a path', get('http://other?x'), 200),
+    row('absolute-form without a path', get('http://localhost?x'), 200),
     row('asterisk-form (§3.2.4)', `OPTIONS * HTTP/1.1\r\n${HOST}\r\n`, 204),
     row('empty lines before the request (§2.2)', `\r\n\r\n${get('/livez')}`, 200),
     row('an empty Host (§3.2)', 'GET /livez HTTP/1.1\r\nhost:\r\n\r\n', 200),

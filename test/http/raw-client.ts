@@ -41,7 +41,7 @@ export class RawClient implements AsyncDisposable {
   }
 
   get(path: string, headers: Record<string, string> = {}): void {
-    const lines = Object.entries({ host: 'test', ...headers }).map(
+    const lines = Object.entries({ host: 'localhost', ...headers }).map(
       ([name, value]) => `${name}: ${value}\r\n`,
     )
     this.send(`GET ${path} HTTP/1.1\r\n${lines.join('')}\r\n`)

@@ -81,6 +81,7 @@ describe('where values come from', () => {
     const samples: Record<SettingPath, string | boolean> = {
       data: '/d',
       'http.listen': '[::1]:81',
+      'http.allowedHosts': 'images.example.org, *.LAN',
       'nbd.listen': 'localhost:82',
       'nbd.socket': '/run/x.sock',
       'nbd.defaultExport': 'demo/base:1',
@@ -111,6 +112,7 @@ describe('where values come from', () => {
     assert.deepEqual(await load({ env }), fromFlags)
     assert.deepEqual(await load({ file: await file('full.json', JSON.stringify(tree)) }), fromFlags)
     assert.equal(fromFlags.cacheSize, 32 * MIB)
+    assert.deepEqual(fromFlags.httpAllowedHosts, ['images.example.org', '*.lan'])
     assert.equal(fromFlags.nbdSocket, '/run/x.sock')
     assert.equal(fromFlags.maxConnectionsPerPeer, 3)
     assert.equal(fromFlags.drainTimeoutMs, 1500)
@@ -125,10 +127,48 @@ describe('where values come from', () => {
       { cache: { size: 'big' } },
       { workers: 0 },
       { connections: { max: 0 } },
+      { http: { allowedHosts: [] } },
+      { http: { allowedHosts: 'a b' } },
+      { http: { allowedHosts: ['images.example.org:80'] } },
+      { http: { allowedHosts: '*' } },
       { drainTimeout: 'soon' },
       { log: { level: 'x' } },
     ]) {
       assert.equal(Value.Check(schema, bad), false, JSON.stringify(bad))
+    }
+  })
+})
+
+describe('names that HTTP answers to', () => {
+  const hosts = async (flags: NonNullable<LoadOptions['flags']>) =>
+    (await load({ flags })).httpAllowedHosts
+
+  test('on loopback none but the own ones, elsewhere all, unless names are given', async () => {
+    for (const listen of ['127.0.0.1:80', '127.9.9.9:80', '[::1]:80', 'localhost:80']) {
+      assert.deepEqual(await hosts({ 'http.listen': listen }), [], listen)
+    }
+    const open = { 'http.listen': '0.0.0.0:80', insecure: true }
+    assert.equal(await hosts(open), undefined)
+    assert.deepEqual(await hosts({ ...open, 'http.allowedHosts': 'a.example' }), ['a.example'])
+    assert.deepEqual(await hosts({ 'http.allowedHosts': 'a.example' }), ['a.example'])
+  })
+
+  test('a file takes a list or a text, and print shows what serve takes', async () => {
+    const list = await file('list.yaml', 'http:\n  allowedHosts: [a.example, "*.LAN"]\n')
+    const text = await file('text.yaml', 'http:\n  allowedHosts: "a.example, *.lan"\n')
+    for (const path of [list, text]) {
+      const { config, settings } = await loadConfig({ host: HOST, file: path })
+      assert.deepEqual(config.httpAllowedHosts, ['a.example', '*.lan'])
+      const shown = settings.find(({ path: key }) => key === 'http.allowedHosts')?.value
+      assert.equal(shown, 'a.example,*.lan')
+    }
+  })
+
+  test('ports, lone stars and empty names are refused', async () => {
+    for (const bad of ['a.example:80', '*', 'a,,b', '', 'http://a', 'a.*', '[::1]']) {
+      const { code, text } = await refusal({ flags: { 'http.allowedHosts': bad } })
+      assert.equal(code, 'ERR_CONFIG_INVALID', bad)
+      assert.match(text, /http\.allowedHosts/)
     }
   })
 })

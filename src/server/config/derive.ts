@@ -18,6 +18,8 @@ export interface ListenAddress {
 export interface ServerConfig {
   readonly data: string
   readonly http: ListenAddress
+  /** Names under which HTTP may be asked besides addresses and localhost; undefined: every name. */
+  readonly httpAllowedHosts?: readonly string[]
   readonly nbd: ListenAddress
   readonly nbdSocket?: string
   readonly defaultExport?: string
@@ -48,6 +50,7 @@ export interface HostFacts {
 export interface ParsedSettings {
   readonly data: string
   readonly 'http.listen': ListenAddress
+  readonly 'http.allowedHosts': readonly string[] | undefined
   readonly 'nbd.listen': ListenAddress
   readonly 'nbd.socket': string | undefined
   readonly 'nbd.defaultExport': string | undefined
@@ -113,9 +116,12 @@ export function deriveConfig(settings: ParsedSettings, host: HostFacts): ServerC
   const defaultExport = settings['nbd.defaultExport']
   if (defaultExport !== undefined && !defaultExport.includes('/-/')) parseRef(defaultExport)
   const cache = cacheSize(settings, host)
+  // Other machines ask for this one by names that it need not know; on loopback a strange name is an attack.
+  const allowedHosts = settings['http.allowedHosts'] ?? (isLoopback(http.host) ? [] : undefined)
   return {
     data: settings.data,
     http,
+    ...(allowedHosts === undefined ? {} : { httpAllowedHosts: allowedHosts }),
     nbd,
     ...(socket === undefined ? {} : { nbdSocket: socket }),
     ...(defaultExport === undefined ? {} : { defaultExport }),

@@ -10,6 +10,10 @@ import type { Setting } from '../settings.ts'
 
 /** Counts are of things that each take memory: more is a typing mistake. */
 const MAX_COUNT = 1_000_000
+/** Each request with another Host header than the one before is compared with all of them. */
+const MAX_HOSTS = 64
+/** A DNS name, or `*.` and one; labels as in RFC 1123 §2.1, and the underscore that many have. */
+const HOST_NAME = '(\\*\\.)?[\\w-]{1,63}(\\.[\\w-]{1,63}){0,126}'
 /** A day. */
 const MAX_DURATION_MS = 86_400_000
 
@@ -24,6 +28,14 @@ export function settingSchema(definition: Setting): TSchema {
       return Type.String({ minLength: 1, ...annotations })
     case 'address':
       return Type.String({ pattern: '^\\S*:\\d{1,5}$', ...annotations })
+    case 'hosts': {
+      const list = `^\\s*${HOST_NAME}(\\s*,\\s*${HOST_NAME}){0,${MAX_HOSTS - 1}}\\s*$`
+      const name = Type.String({ pattern: `^${HOST_NAME}$` })
+      return Type.Union(
+        [Type.Array(name, { minItems: 1, maxItems: MAX_HOSTS }), Type.String({ pattern: list })],
+        annotations,
+      )
+    }
     case 'size': {
       const words = (definition.words ?? []).map((word) => `${word}|`).join('')
       const pattern = `^(${words}\\s*\\d+(\\.\\d+)?\\s*([kmgtKMGT]?[iI]?[bB]?)\\s*)$`

@@ -41,6 +41,7 @@ export function parseValue(
     if (definition.kind === 'duration')
       return typeof typed === 'number' ? typed : parseDuration(String(typed))
     if (definition.kind === 'address') return parseAddress(String(typed))
+    if (definition.kind === 'hosts') return parseHosts(typed)
   } catch (error) {
     const message = isAppError(error) ? error.message : String(error)
     problems.push({ message: `${where}: ${message}` })
@@ -58,6 +59,12 @@ function typedFromText(definition: Setting, text: string): unknown {
   const isCount = definition.kind === 'workers' || definition.kind === 'count'
   if (isCount && /^\d{1,9}$/.test(text)) return Number(text)
   return text
+}
+
+/** A list, or a text with commas. */
+function parseHosts(value: unknown): string[] {
+  const names = Array.isArray(value) ? value.map(String) : String(value).split(',')
+  return names.map((name) => name.trim().toLowerCase())
 }
 
 /** `HOST:PORT`, `[IPV6]:PORT`. @throws ERR_INVALID_ARGUMENT */
@@ -78,6 +85,8 @@ function expectation(definition: Setting): string {
       return 'a non-empty text'
     case 'address':
       return 'HOST:PORT, for example 127.0.0.1:8080'
+    case 'hosts':
+      return 'names of hosts without ports, for example images.example.org,*.lan'
     case 'size':
       return `${(definition.words ?? []).map((word) => `${word} or `).join('')}a size, for example 512MiB`
     case 'boolean':
@@ -104,6 +113,7 @@ export function displayValue(
   if (definition.kind === 'address' && parsed !== undefined) {
     return formatAddress(parsed as ListenAddress)
   }
+  if (definition.kind === 'hosts' && Array.isArray(parsed)) return parsed.join(',')
   const value = parsed ?? raw
   return typeof value === 'string' ? value : JSON.stringify(value)
 }

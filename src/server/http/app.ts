@@ -13,11 +13,12 @@ import type { FastifyReply, FastifyRequest } from 'fastify'
 
 import { AppError } from '../../core/index.ts'
 import { loadDashboard } from '../../dashboard/index.ts'
+import { AllowedHosts } from './allowed-hosts.ts'
 import { refuseConnection, writeClientError } from './client-error.ts'
 import { HttpConnection } from './connection.ts'
 import type { App, AppDeps, HttpContext } from './context.ts'
 import { HttpCounters } from './counters.ts'
-import { pathOf, routeUrl } from './data-target.ts'
+import { authorityOf, pathOf, routeUrl } from './data-target.ts'
 import { EventHub } from './event-hub.ts'
 import { registerJsonBodies } from './json-body.ts'
 import { expectContinue, sendContinue } from './expect-continue.ts'
@@ -78,12 +79,15 @@ export async function buildApp(deps: AppDeps): Promise<App> {
     },
     preClose: (done) => closeFeed(app, hub, done),
   })
+  const hosts = deps.allowedHosts === undefined ? undefined : new AllowedHosts(deps.allowedHosts)
   // Behind the hook of the WebSocket plugin, which ends the socket of an upgrade that is refused.
   app.addHook('onRequest', (request, reply, done) => {
     request.startedAt = performance.now()
     // node drops what came in one piece with a declined upgrade: nothing may follow on this connection.
     if (request.headers.upgrade !== undefined) reply.raw.setHeader('Connection', 'close')
     checkRequest(request.raw, request.originalUrl)
+    hosts?.check(request.headers.host)
+    hosts?.check(authorityOf(request.originalUrl))
     done()
   })
   await app.register((scope) => registerDataRoutes(scope, context))

@@ -35,6 +35,8 @@ export interface AppDeps {
   readonly counters: Float64Array
   readonly version: string
   readonly logger: FastifyBaseLogger
+  /** Names under which the server may be asked, besides addresses and localhost; absent: every name. */
+  readonly allowedHosts?: readonly string[]
   /** Shared caches may keep what is served: false when reading needs authentication. Default true. */
   readonly publicCaching?: boolean
   /** Serve the dashboard at `/`. Default true. */

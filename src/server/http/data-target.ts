@@ -50,6 +50,11 @@ function originForm(target: string): string {
   return rest.startsWith('/') ? rest : `/${rest}`
 }
 
+/** Whom a request target in absolute-form is for; undefined for all other targets. */
+export function authorityOf(target: string): string | undefined {
+  return target.startsWith('/') ? undefined : /^https?:\/\/([^/?]*)/i.exec(target)?.[1]
+}
+
 /** The router's URL for a request's URL; all but image URLs stay as they are. */
 export function routeUrl(target: string): string {
   const url = originForm(target)

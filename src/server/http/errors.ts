@@ -97,6 +97,11 @@ export const HTTP_ERRORS = defineErrors({
     exit: 4,
     doc: 'A page of another site tried to change something, or to follow the event feed, through a browser.',
   },
+  ERR_HTTP_HOST_NOT_ALLOWED: {
+    http: 421,
+    exit: 4,
+    doc: 'The Host header has a name that the server does not know to be its own: a page of another site may have made that name mean this machine. `--http-allowed-hosts` adds names.',
+  },
   ERR_HTTP_VERSION_UNSUPPORTED: {
     http: 505,
     exit: 2,

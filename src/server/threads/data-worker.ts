@@ -107,6 +107,9 @@ const building = buildApp({
   counters: counterRow(setup.httpCounters, setup.workerNo),
   version: setup.version,
   logger: httpLog,
+  ...(setup.config.httpAllowedHosts === undefined
+    ? {}
+    : { allowedHosts: setup.config.httpAllowedHosts }),
 })
 
 async function listen({

@@ -26,7 +26,7 @@ export function feedStream(chance: Random): Buffer {
   const key = chance.of('dGhlIHNhbXBsZSBub25jZQ==', 'short', '')
   const version = chance.of('13', '13', '13', '12', 'x')
   const upgrade =
-    `GET /v1/events${chance.of('', '?x=y')} HTTP/1.1\r\nhost: x\r\nconnection: ${chance.of('upgrade', 'keep-alive, Upgrade')}\r\n` +
+    `GET /v1/events${chance.of('', '?x=y')} HTTP/1.1\r\nhost: localhost\r\nconnection: ${chance.of('upgrade', 'keep-alive, Upgrade')}\r\n` +
     `upgrade: ${chance.of('websocket', 'websocket', 'WebSocket', 'websocket, h2c')}\r\nsec-websocket-version: ${version}\r\n` +
     `sec-websocket-key: ${chance.once(4) ? key : 'dGhlIHNhbXBsZSBub25jZQ=='}\r\n` +
     `${chance.once(3) ? 'sec-websocket-extensions: permessage-deflate; server_max_window_bits=99\r\n' : ''}\r\n`
@@ -55,7 +55,7 @@ function request(chance: Random, targets: StreamTargets): Buffer {
   const version = chance.once(12)
     ? chance.of('HTTP/1.0', 'HTTP/0.9', 'HTTP/2.0', 'HTTP/1.9', '')
     : 'HTTP/1.1'
-  const headers: string[] = chance.once(12) ? [] : ['host: x']
+  const headers: string[] = chance.once(12) ? [] : [chance.once(30) ? 'host: x' : 'host: localhost']
   if (chance.once(2)) headers.push(`range: ${range(chance)}`)
   for (let i = chance.once(3) ? chance.next(4) : 0; i > 0; i--) headers.push(header(chance))
   const [framing, body] = bodyOf(chance, method)
@@ -77,7 +77,7 @@ function target(chance: Random, { blob, image }: StreamTargets): string {
     files,
     `${files}/${chance.of('big/holes.bin', 'big', 'absent', '..', '%2e%2e/x', '%2f', '%00', '%', '%zz', '//big///')}`,
     `${files}/big?${chance.of('stat', 'limit=1', 'limit=-1', 'cursor=x', 'cursor=%00', 'limit=1&limit=2', '__proto__=x')}`,
-    `http://x${blob}`,
+    `http://${chance.of('localhost', '127.0.0.1:1', 'x')}${blob}`,
     '*',
     '/',
     '/livez',
