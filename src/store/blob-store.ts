@@ -3,19 +3,42 @@
  * The index is published before the blob and deleted after it, so that a blob that can be seen has one.
  * Page reads are local-page-source.ts.
  */
+import { createHash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
 import * as fs from 'node:fs/promises'
 
 import type { Digest } from '../core/index.ts'
-import { AppError } from '../core/index.ts'
+import { AppError, hexOf } from '../core/index.ts'
 import { BlobIndex } from './blob-index.ts'
 import { BlobSink } from './blob-sink.ts'
 import type { StoredBlob } from './blob-writer.ts'
 import { BlobWriter, writeBlobIndex } from './blob-writer.ts'
 import { corrupt, errnoOf, readError } from './errors.ts'
-import { INDEX_SUFFIX, blobIndexKey, blobKey, blobsPrefix, digestOfKey } from './layout.ts'
+import {
+  DIGEST_PAGE_BYTES,
+  INDEX_SUFFIX,
+  blobIndexKey,
+  blobKey,
+  blobsPrefix,
+  digestOfKey,
+} from './layout.ts'
 import { stagingName } from './local-engine.ts'
-import type { ByteRange, ListOptions, PreparedObject, StorageEngine } from './storage-engine.ts'
+import type {
+  ByteRange,
+  ListOptions,
+  PreparedObject,
+  Publishable,
+  StorageEngine,
+} from './storage-engine.ts'
+
+/** Bytes of one read or write of a whole blob. */
+const PIECE_BYTES = 1024 * 1024
+/** What reading a damaged object ends with. */
+const DAMAGE: ReadonlySet<string> = new Set([
+  'ERR_STORE_CORRUPT',
+  'ERR_STORE_RANGE',
+  'ERR_STORE_READ_FAILED',
+])
 
 export interface BlobHead {
   readonly digest: Digest
@@ -192,12 +215,67 @@ export class BlobStore {
     }
   }
 
+  /**
+   * Writes a damaged or lost blob again: the stored bytes as far as they can be read, with what `patch` knows
+   * laid over them. The new files take the place of the old ones only if the result has the blob's digest. An
+   * index that is whole stays; another is made without the chunk table, which only an import can know. For the
+   * import process.
+   *
+   * @param patch writes what it knows of the bytes from `offset` into `target`, up to 1 MiB; called in the order
+   *   of the offsets
+   * @returns false when the result has another digest: nothing changed
+   * @throws ERR_STORE_FULL, ERR_STORE_WRITE_FAILED, and what `patch` throws: nothing changed
+   */
+  async restore(
+    { digest, size }: BlobHead,
+    patch: (offset: number, target: Buffer) => Promise<void>,
+  ): Promise<boolean> {
+    const staged = await this.#stagingPath()
+    const indexPath = staged + INDEX_SUFFIX
+    using sink = new BlobSink(staged)
+    try {
+      const buffer = Buffer.alloc(PIECE_BYTES)
+      for (let offset = 0; offset < size; offset += PIECE_BYTES) {
+        const target = buffer.subarray(0, Math.min(PIECE_BYTES, size - offset))
+        await this.#readWhatIsLeft(digest, offset, target)
+        await patch(offset, target)
+        sink.write(target)
+      }
+      const found = sink.finish()
+      if (found.digest !== digest) return false
+      const blob = { digest, size, region1Length: size, chunkCount: 0 }
+      writeBlobIndex(indexPath, blob, found.pageDigests, [])
+      await using prepared = await this.#prepare(digest, staged, indexPath)
+      await prepared.publish()
+      return true
+    } finally {
+      await fs.rm(indexPath, { force: true })
+    }
+  }
+
+  /** Page by page, as bad sectors and ends come; zeros for the rest. */
+  async #readWhatIsLeft(digest: Digest, offset: number, target: Buffer): Promise<void> {
+    target.fill(0)
+    for (let at = 0; at < target.byteLength; at += DIGEST_PAGE_BYTES) {
+      const page = target.subarray(at, at + DIGEST_PAGE_BYTES)
+      const range = { offset: offset + at, length: page.byteLength }
+      try {
+        await this.#engine.get(blobKey(this.#domain, digest), range, page)
+      } catch (error) {
+        if (!(error instanceof AppError) || !DAMAGE.has(error.code)) throw error
+        page.fill(0)
+      }
+    }
+  }
+
   /** Both files are durable and invisible when this resolves; the index is published first. */
-  async #prepare(digest: Digest, blobPath: string, indexPath: string): Promise<PreparedObject> {
+  async #prepare(digest: Digest, blobPath: string, indexPath: string): Promise<Publishable> {
     await using steps = new AsyncDisposableStack()
     const index = steps.use(await this.#prepareIndex(digest, indexPath))
     const key = blobKey(this.#domain, digest)
-    const blob = steps.use(await this.#engine.prepare(key, { path: blobPath }))
+    const damaged = (await this.head(digest)) !== undefined && !(await this.#isWhole(digest))
+    const staged = await this.#engine.prepare(key, { path: blobPath })
+    const blob = steps.use(damaged ? replacing(staged) : staged)
     const prepared = steps.move()
     return {
       publish: async () => {
@@ -208,12 +286,30 @@ export class BlobStore {
     }
   }
 
+  /** Whether the stored bytes are those of the digest. Reads all of them: when the same blob is stored again. */
+  async #isWhole(digest: Digest): Promise<boolean> {
+    const path = await this.localPath(digest)
+    if (path === undefined) return true
+    const hash = createHash('sha256')
+    try {
+      for await (const piece of createReadStream(path, { highWaterMark: PIECE_BYTES })) {
+        hash.update(piece as Buffer)
+      }
+    } catch (error) {
+      // Bytes that cannot be read are damaged; whatever else stops us stops the publication as well.
+      if (errnoOf(error) === undefined) throw error
+      return false
+    }
+    return hash.digest('hex') === hexOf(digest)
+  }
+
   /**
    * An index that is there stays if it is whole: the same blob may have been stored with other chunks. Then
    * undefined, and the blob's publication makes its name durable: it is in the same folder.
    */
-  async #prepareIndex(digest: Digest, indexPath: string): Promise<PreparedObject | undefined> {
+  async #prepareIndex(digest: Digest, indexPath: string): Promise<Publishable | undefined> {
     const key = blobIndexKey(this.#domain, digest)
+    let damaged = false
     try {
       const present = await BlobIndex.open(this.#engine, key, digest)
       if (present !== undefined) {
@@ -221,10 +317,11 @@ export class BlobStore {
         return undefined
       }
     } catch (error) {
-      if (!(error instanceof AppError) || error.code !== 'ERR_STORE_CORRUPT') throw error
-      await this.#engine.delete(key)
+      if (!(error instanceof AppError) || !DAMAGE.has(error.code)) throw error
+      damaged = true
     }
-    return await this.#engine.prepare(key, { path: indexPath })
+    const staged = await this.#engine.prepare(key, { path: indexPath })
+    return damaged ? replacing(staged) : staged
   }
 
   async #stagingPath(): Promise<string> {
@@ -235,6 +332,17 @@ export class BlobStore {
   /** A key that sorts after the blob's own and its index. */
   #endOf(digest: Digest): string {
     return blobIndexKey(this.#domain, digest)
+  }
+}
+
+/** Takes the place of what is damaged instead of leaving it. */
+function replacing(object: PreparedObject): Publishable {
+  return {
+    publish: async () => {
+      await object.replace()
+      return 'created'
+    },
+    [Symbol.asyncDispose]: () => object[Symbol.asyncDispose](),
   }
 }
 

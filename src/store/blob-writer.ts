@@ -24,7 +24,7 @@ import { PendingChunks } from './pending-chunks.ts'
 import type { SortedCursor } from './sorted-records.ts'
 import { mergeSorted } from './sorted-records.ts'
 import { SpoolFile } from './spool-file.ts'
-import type { PreparedObject } from './storage-engine.ts'
+import type { Publishable } from './storage-engine.ts'
 
 /** A blob whose files are written, and which only its writer sees. */
 export interface CompleteBlob {
@@ -51,7 +51,7 @@ export type PrepareBlob = (
   digest: Digest,
   blobPath: string,
   indexPath: string,
-) => Promise<PreparedObject>
+) => Promise<Publishable>
 
 /** A blob that is durable and not visible yet. Disposing of it removes what is staged. */
 export interface PreparedBlob extends AsyncDisposable {

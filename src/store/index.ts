@@ -36,6 +36,7 @@ export type {
   ByteRange,
   ObjectHead,
   PreparedObject,
+  Publishable,
   StagedFile,
   StorageEngine,
   VersionedBytes,

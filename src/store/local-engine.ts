@@ -238,6 +238,13 @@ export class LocalEngine implements StorageEngine {
           throw writeError(error, key)
         }
       },
+      replace: async () => {
+        try {
+          await this.#publisher.replace(staged, target)
+        } catch (error) {
+          throw writeError(error, key)
+        }
+      },
       [Symbol.asyncDispose]: () => fs.rm(staged, { force: true }),
     }
   }

@@ -8,6 +8,13 @@ import type { StorageEngine } from './storage-engine.ts'
 /** distribution-spec asks for 4 MiB at least; a record of 65,535 devices is 8 MiB. */
 export const MAX_MANIFEST_BYTES = 16 * 1024 * 1024
 
+/** What reading a damaged document ends with. */
+const DAMAGE: ReadonlySet<string> = new Set([
+  'ERR_STORE_CORRUPT',
+  'ERR_STORE_READ_FAILED',
+  'ERR_STORE_TOO_LARGE',
+])
+
 /** A manifest that is durable and not visible yet. */
 export interface PreparedManifest extends AsyncDisposable {
   /** Once. */
@@ -38,10 +45,11 @@ export class ManifestStore {
       )
     }
     const digest = digestOf(bytes)
+    const damaged = await this.#isDamaged(digest)
     const prepared = await this.#engine.prepare(manifestKey(this.#domain, digest), bytes)
     return {
       publish: async () => {
-        await prepared.publish()
+        await (damaged ? prepared.replace() : prepared.publish())
         return digest
       },
       [Symbol.asyncDispose]: () => prepared[Symbol.asyncDispose](),
@@ -83,5 +91,16 @@ export class ManifestStore {
 
   async delete(digest: Digest): Promise<boolean> {
     return await this.#engine.delete(manifestKey(this.#domain, digest))
+  }
+
+  /** A document that is there and whose bytes are others: storing it again puts it right. */
+  async #isDamaged(digest: Digest): Promise<boolean> {
+    try {
+      await this.get(digest)
+      return false
+    } catch (error) {
+      if (error instanceof AppError && DAMAGE.has(error.code)) return true
+      throw error
+    }
   }
 }

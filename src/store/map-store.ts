@@ -8,7 +8,7 @@ import { corrupt } from './errors.ts'
 import { digestOfKey, mapKey, mapPrefix, mapsPrefix } from './layout.ts'
 import type { DeviceMap } from './map-codec.ts'
 import { decodeMap } from './map-codec.ts'
-import type { PreparedObject, StorageEngine } from './storage-engine.ts'
+import type { Publishable, StorageEngine } from './storage-engine.ts'
 import type { StoreLogger } from './store-logger.ts'
 
 export interface StoredMap {
@@ -25,7 +25,7 @@ export interface PreparedMap extends AsyncDisposable {
   publish(): Promise<number>
 }
 
-interface NextGeneration extends PreparedObject {
+interface NextGeneration extends Publishable {
   readonly generation: number
 }
 

@@ -11,10 +11,21 @@ export interface StagedFile {
   readonly path: string
 }
 
-/** An object for which everything is done that needs room: only its key is missing. Disposing of it removes what is staged. */
-export interface PreparedObject extends AsyncDisposable {
+/** Something for which everything is done that needs room: only its name is missing. Disposing of it removes what is staged. */
+export interface Publishable extends AsyncDisposable {
   /** Creates the object, as `put`. Once. */
   publish(): Promise<'created' | 'present'>
+}
+
+/** Published once, or replaced once. */
+export interface PreparedObject extends Publishable {
+  /**
+   * Puts the object in the place of one whose bytes are damaged, or creates it. Who reads the key meanwhile
+   * sees the old bytes or the new, never a mixture; who has it open goes on with the old ones.
+   *
+   * @throws ERR_STORE_FULL, ERR_STORE_WRITE_FAILED: the old bytes stay
+   */
+  replace(): Promise<void>
 }
 
 export interface ObjectHead {

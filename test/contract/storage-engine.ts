@@ -112,6 +112,20 @@ export function storageEngineContract(title: string, create: () => Promise<Engin
         assert.deepEqual(await keysOf(engine, `${BASE}/`), [key])
       })
 
+      test('replace takes the place of what is there, or creates it', async () => {
+        await using fixture = await create()
+        const { engine } = fixture
+        const key = `${BASE}/manifests/sha256/ab/abc`
+        for (const text of ['damaged', 'good', 'better']) {
+          const path = await stage(engine, key, Buffer.from(text))
+          await using prepared = await engine.prepare(key, { path })
+          await prepared.replace()
+          await assert.rejects(access(path))
+          assert.equal(Buffer.from((await engine.get(key)) ?? []).toString(), text)
+        }
+        assert.deepEqual(await keysOf(engine, `${BASE}/`), [key])
+      })
+
       test('settling what is there and what is not changes nothing', async () => {
         await using fixture = await create()
         const { engine } = fixture

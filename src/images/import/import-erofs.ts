@@ -32,8 +32,13 @@ import { cutDevices, spansOf } from './cut-devices.ts'
 import { DataExtents } from './data-extents.ts'
 import { DeviceReader } from './device-reader.ts'
 import { deviceRecords, openDevices } from './import-devices.ts'
+import type { Device } from './known-devices.ts'
+import { identify, settle } from './known-devices.ts'
 import { MappingTable } from './mapping-table.ts'
+import type { MendingParts } from './mend-blobs.ts'
+import { mendBlobs } from './mend-blobs.ts'
 import { CutPoints } from './metadata-cuts.ts'
+import type { KnownChunks } from './piece-store.ts'
 import { FIRST_EXISTING, PieceStore } from './piece-store.ts'
 import type { ImportProgress } from './progress.ts'
 import { ProgressMeter } from './progress.ts'
@@ -71,13 +76,6 @@ export interface ImportSummary {
   readonly notes: readonly string[]
 }
 
-interface Device {
-  readonly digest: Digest
-  readonly size: number
-  /** The map that the domain has of it already. */
-  readonly known: DeviceMap | undefined
-}
-
 /**
  * @throws ERR_IMPORT_DEVICES, ERR_IMPORT_EMPTY, ERR_IMPORT_SOURCE, ERR_IMPORT_VERIFY, ERR_STORE_FULL,
  * ERR_STORE_WRITE_FAILED, ERR_STORE_BLOB_MISSING, ERR_ABORTED: nothing is visible then
@@ -89,14 +87,19 @@ export async function importErofs(options: ImportOptions): Promise<ImportSummary
   const meter = new ProgressMeter(reader.totalSize, options.onProgress, options.signal)
   meter.enter('reading')
   const image = 'image' in opened ? opened.image : undefined
-  const devices = await identify(options, domain, reader, meter, image !== undefined)
+  const devices = await identify(domain, reader, meter, {
+    expected: options.devices.map((device) => ('digest' in device ? device.digest : undefined)),
+    isErofs: image !== undefined,
+  })
   const sizes = devices.map((device) => device.size)
   const digests = devices.map((device) => device.digest)
   const record: ImageRecord = {
     devices: deviceRecords(sizes, digests, image),
     origin: { format: 'erofs' },
   }
-  const run = new ImportRun({ domain, reader, meter, devices, record: encodeImageRecord(record) })
+  const { dataDir } = options.store
+  const bytes = encodeImageRecord(record)
+  const run = new ImportRun({ dataDir, domain, reader, meter, devices, record: bytes })
   if ('reason' in opened)
     run.note(`cut at fixed offsets, because it could not be read: ${opened.reason}`)
   const result = await run.store(image, options.signal)
@@ -118,53 +121,7 @@ async function devicePaths(options: ImportOptions, domain: DomainStore): Promise
   return paths
 }
 
-/** Digests of the devices, and the maps that the domain has of them. */
-async function identify(
-  options: ImportOptions,
-  domain: DomainStore,
-  reader: DeviceReader,
-  meter: ProgressMeter,
-  isErofs: boolean,
-): Promise<Device[]> {
-  const devices: Device[] = []
-  for (const [index, { size }] of reader.devices.entries()) {
-    const digest = await meter.run(reader.digest(index))
-    const given = options.devices[index]
-    if (given !== undefined && 'digest' in given && given.digest !== digest) {
-      throw imageError('ERR_IMPORT_SOURCE', `blob ${given.digest} has bytes of ${digest}`)
-    }
-    devices.push({ digest, size, known: await knownMap(domain, digest, index === 0 && isErofs) })
-  }
-  return devices
-}
-
-/**
- * A map that can be used as it is: valid, its blobs there. A primary that can be read now but could not be
- * when it was imported is cut again.
- */
-async function knownMap(
-  domain: DomainStore,
-  device: Digest,
-  mustBeParsed: boolean,
-): Promise<DeviceMap | undefined> {
-  try {
-    const map = (await domain.maps.get(device))?.map
-    if (map === undefined || (mustBeParsed && !map.parsedAsErofs)) return undefined
-    for (const { digest, size } of map.blobs) {
-      if ((await domain.blobs.head(digest))?.size !== size) return undefined
-    }
-    return map
-  } catch (error) {
-    // Damaged maps are replaced by a new generation.
-    if (isAppError(error) && error.code === 'ERR_STORE_CORRUPT') return undefined
-    throw error
-  }
-}
-
-interface RunParts {
-  readonly domain: DomainStore
-  readonly reader: DeviceReader
-  readonly meter: ProgressMeter
+interface RunParts extends MendingParts {
   readonly devices: readonly Device[]
   /** The image record's bytes. */
   readonly record: Uint8Array
@@ -184,6 +141,12 @@ interface Attempt {
   readonly facts: MapFacts
 }
 
+/** Maps that did not give back the devices' bytes, and the blobs of the domain that they refer to. */
+interface Failure {
+  readonly maps: readonly DeviceMap[]
+  readonly existing: ReadonlySet<Digest>
+}
+
 /** Extra devices hold data only. */
 const NOT_PARSED: MapFacts = { parsedAsErofs: false, logicalBytes: 0, inodeCount: 0 }
 
@@ -193,9 +156,14 @@ const NO_WRITE: ReadonlySet<string> = new Set(['ERR_STORE_FULL', 'ERR_STORE_WRIT
 class ImportRun {
   readonly notes: string[] = []
   readonly #parts: RunParts
+  /** As the parts say, without the maps that refer to blobs which are lost. */
+  #devices: readonly Device[]
+  /** Blobs of the domain that are damaged and stay so. */
+  readonly #lost = new Set<Digest>()
 
   constructor(parts: RunParts) {
     this.#parts = parts
+    this.#devices = parts.devices
   }
 
   note(text: string): void {
@@ -207,11 +175,11 @@ class ImportRun {
     image: ErofsImage | undefined,
     signal: AbortSignal | undefined,
   ): Promise<StoredImage> {
-    const known = this.#parts.devices.map((device) => device.known)
+    const known = await this.#mendKnown()
     if (known.every((map) => map !== undefined)) {
-      this.note('every device was in the domain already')
+      this.note('every device was in the domain already, and its stored bytes were checked')
       const { domain, record } = this.#parts
-      await settle(domain, this.#parts.devices, known)
+      await settle(domain, this.#devices, known)
       return { digest: await domain.manifests.put(record), maps: known, newBytes: 0 }
     }
     const survey = image === undefined ? undefined : await this.#survey(image, signal)
@@ -220,16 +188,64 @@ class ImportRun {
       logicalBytes: survey?.logicalBytes ?? 0,
       inodeCount: survey?.inodes ?? 0,
     }
-    const stored = await this.#attempt({ survey, shares: true, facts })
-    if (stored !== undefined) return stored
+    let stored = await this.#attempt({ survey, shares: true, facts })
+    if ('existing' in stored && (await this.#mendShared(stored))) {
+      stored = await this.#attempt({ survey, shares: true, facts })
+    }
+    if (!('existing' in stored)) return stored
     this.note('stored once more as a whole: the bytes did not come back through the first map')
     const again = await this.#attempt({ survey: undefined, shares: false, facts })
-    if (again !== undefined) return again
+    if (!('existing' in again)) return again
     throw imageError(
       'ERR_IMPORT_VERIFY',
       'the stored bytes do not reproduce the devices, nothing was published',
       { hint: 'check the disk of the data directory, and that the source does not change' },
     )
+  }
+
+  /**
+   * An image that is imported again may be imported because it cannot be read any more: what the domain has of
+   * its devices is read and checked, which takes less than storing it did.
+   *
+   * @returns the maps that can be relied upon
+   */
+  async #mendKnown(): Promise<(DeviceMap | undefined)[]> {
+    const known = this.#devices.map((device) => device.known)
+    if (known.every((map) => map === undefined)) return known
+    this.#parts.meter.enter('verifying')
+    await this.#mend(known)
+    const isLost = (map: DeviceMap | undefined): boolean =>
+      map?.blobs.some(({ digest }) => this.#lost.has(digest)) === true
+    this.#devices = this.#devices.map((device) =>
+      isLost(device.known) ? { ...device, known: undefined } : device,
+    )
+    return this.#devices.map((device) => device.known)
+  }
+
+  /** @returns true when the reason of the failure was found: another attempt will do better */
+  async #mendShared({ maps, existing }: Failure): Promise<boolean> {
+    return await this.#mend(maps, (blob) => existing.has(blob))
+  }
+
+  /** @returns whether any blob was damaged */
+  async #mend(
+    maps: readonly (DeviceMap | undefined)[],
+    includes?: (blob: Digest) => boolean,
+  ): Promise<boolean> {
+    const { notes, lost } = await mendBlobs(this.#parts, maps, includes)
+    for (const note of notes) this.note(note)
+    for (const blob of lost) this.#lost.add(blob)
+    return notes.length > 0
+  }
+
+  /** The chunks of the domain but for those in blobs that are lost. */
+  #knownChunks(index: ChunkIndex): KnownChunks {
+    return {
+      lookup: (rawDigest, length) => {
+        const found = index.lookup(rawDigest, length)
+        return found === undefined || this.#lost.has(found.blob) ? undefined : found
+      },
+    }
   }
 
   async #survey(image: ErofsImage, signal: AbortSignal | undefined): Promise<Survey | undefined> {
@@ -252,13 +268,14 @@ class ImportRun {
     }
   }
 
-  /** @returns undefined when the maps do not reproduce the devices */
-  async #attempt(attempt: Attempt): Promise<StoredImage | undefined> {
-    const { domain, meter, reader, devices } = this.#parts
+  /** Fails when the maps do not reproduce the devices. */
+  async #attempt(attempt: Attempt): Promise<StoredImage | Failure> {
+    const { domain, meter, reader } = this.#parts
+    const devices = this.#devices
     await using index = await domain.chunkIndex()
     await using writer = await domain.blobs.createWriter()
     const mappings = new MappingTable()
-    const known = attempt.shares ? index : undefined
+    const known = attempt.shares ? this.#knownChunks(index) : undefined
     const pieces = new PieceStore({ writer, known, mappings })
     meter.enter('writing')
     await meter.run(
@@ -288,7 +305,9 @@ class ImportRun {
         throw new TypeError(`device ${device} has neither a new map nor an old one`)
       return map
     })
-    if (!(await this.#verify(maps, blob))) return undefined
+    if (!(await this.#verify(maps, blob))) {
+      return { maps, existing: new Set(pieces.existingBlobs) }
+    }
     // The last point of return: what follows makes the import visible.
     meter.check()
     meter.enter('publishing')
@@ -304,7 +323,8 @@ class ImportRun {
     encoded: readonly (Uint8Array | undefined)[],
     maps: readonly DeviceMap[],
   ): Promise<{ readonly digest: Digest; readonly blob: StoredBlob | undefined }> {
-    const { domain, devices, record } = this.#parts
+    const { domain, record } = this.#parts
+    const devices = this.#devices
     await settle(domain, devices, maps)
     await using prepared = new AsyncDisposableStack()
     const blob = prepared.use(await writer.prepare())
@@ -332,19 +352,20 @@ class ImportRun {
 
   /** Reads every new map's bytes back, from the blobs of the domain and the one that is not in it yet. */
   async #verify(maps: readonly DeviceMap[], own: CompleteBlob | undefined): Promise<boolean> {
-    const { domain, meter, devices } = this.#parts
+    const { domain, meter } = this.#parts
     meter.enter('verifying')
     const paths = new Map<Digest, string>()
     for (const { digest } of maps.flatMap((map) => map.blobs)) {
       if (paths.has(digest)) continue
-      const isNew = digest === own?.digest && (await domain.blobs.head(digest)) === undefined
-      paths.set(digest, isNew ? own.stagedPath : await blobPath(domain, digest))
+      // Also when the domain has a blob of this name: if its bytes are others, publication replaces it.
+      const path = digest === own?.digest ? own.stagedPath : await blobPath(domain, digest)
+      paths.set(digest, path)
     }
     const pathOf = (blob: Digest): string => paths.get(blob) ?? ''
     for (const [device, map] of maps.entries()) {
-      if (devices[device]?.known !== undefined) continue
-      const digest = await meter.run(digestThroughMap(map, pathOf))
-      if (digest !== devices[device]?.digest) return false
+      const { known, digest: wanted } = this.#devices[device] ?? {}
+      if (known !== undefined) continue
+      if ((await meter.run(digestThroughMap(map, pathOf))) !== wanted) return false
     }
     return true
   }
@@ -366,21 +387,6 @@ class ImportRun {
     }
     return resolved
   }
-}
-
-/**
- * What an image stands on and was there before may have been stored by a process that was killed between making
- * it visible and making it durable.
- */
-async function settle(
-  domain: DomainStore,
-  devices: readonly Device[],
-  maps: readonly DeviceMap[],
-): Promise<void> {
-  await domain.blobs.settle(maps.flatMap((map) => map.blobs.map(({ digest }) => digest)))
-  await domain.maps.settle(
-    devices.filter(({ known }) => known !== undefined).map(({ digest }) => digest),
-  )
 }
 
 async function summarise(

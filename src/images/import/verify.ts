@@ -17,11 +17,11 @@ const STEP_BYTES = 16 * MIB
 /** File handles of blobs kept open: a device of many generations refers to many blobs. */
 const MAX_OPEN_BLOBS = 64
 
-/** sha256 of the bytes that the map gives. Yields the bytes of each step. @throws errors of the file system */
+/** sha256 of the bytes that the map gives; undefined when some cannot be read. Yields the bytes of each step. */
 export function* digestThroughMap(
   map: DeviceMap,
   pathOf: (blob: Digest) => string,
-): Generator<number, Digest, void> {
+): Generator<number, Digest | undefined, void> {
   using blobs = new OpenBlobs(pathOf)
   const visitor = new HashingVisitor(blobs)
   const address = new AddressMap(
@@ -31,6 +31,7 @@ export function* digestThroughMap(
   for (let at = 0; at < address.size; at += STEP_BYTES) {
     const length = Math.min(STEP_BYTES, address.size - at)
     address.visitRange(at, length, visitor)
+    if (blobs.unreadable) return undefined
     yield length
   }
   return visitor.digest()
@@ -80,12 +81,27 @@ class OpenBlobs implements Disposable {
   readonly #pathOf: (blob: Digest) => string
   /** Oldest first. */
   readonly #fds = new Map<Digest, number>()
+  /** A blob could not be opened, or has sectors that cannot be read. */
+  unreadable = false
 
   constructor(pathOf: (blob: Digest) => string) {
     this.#pathOf = pathOf
   }
 
   read(blob: Digest, position: number, target: Buffer): void {
+    try {
+      this.#read(blob, position, target)
+    } catch (error) {
+      if (!(error instanceof Error && 'errno' in error)) throw error
+      this.unreadable = true
+    }
+  }
+
+  [Symbol.dispose](): void {
+    for (const fd of this.#fds.values()) closeSync(fd)
+  }
+
+  #read(blob: Digest, position: number, target: Buffer): void {
     const fd = this.#fd(blob)
     for (let done = 0; done < target.length;) {
       const read = readSync(fd, target, done, target.length - done, position + done)
@@ -96,10 +112,6 @@ class OpenBlobs implements Disposable {
       }
       done += read
     }
-  }
-
-  [Symbol.dispose](): void {
-    for (const fd of this.#fds.values()) closeSync(fd)
   }
 
   #fd(blob: Digest): number {
