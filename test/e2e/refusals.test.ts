@@ -31,6 +31,7 @@ const REFUSED: readonly (readonly [string, string, unknown, number, string])[] =
   ['PUT', '/v1/images/demo/new:1', { from: 'demo/absent:1' }, 404, 'ERR_IMAGE_NOT_FOUND'],
   ['DELETE', '/v1/images/demo/absent:1', undefined, 404, 'ERR_IMAGE_NOT_FOUND'],
   ['GET', '/v1/images/Demo/plain:1', undefined, 400, 'ERR_REF_INVALID'],
+  ['POST', '/v1/images/demo/new:1', undefined, 400, 'ERR_IMPORT_EMPTY'],
 ]
 
 describe('refusals of a whole server', () => {

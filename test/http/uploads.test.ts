@@ -39,6 +39,34 @@ async function post(path: string, body: Body, headers: Record<string, string> = 
   return { status: response.status, headers: response.headers, json: await readJson(response) }
 }
 
+describe('nothing', () => {
+  for (const path of ['/v1/images/demo/new:1', '/v1/blobs/demo', '/v1/blobs/demo?park=true']) {
+    test(`POST ${path} without a body is refused before anything is set aside`, async () => {
+      const jobs = (await control.jobs()).length
+      let admitted = 0
+      const { beginUpload } = control
+      control.beginUpload = (...args) => {
+        admitted++
+        return beginUpload.apply(control, args)
+      }
+      for (const body of [null, '']) {
+        const { status, json } = await post(path, body)
+        assert.deepEqual([status, json['code']], [400, 'ERR_IMPORT_EMPTY'])
+      }
+      assert.equal(admitted, 0)
+      // Chunks do not tell before they have come: what was set aside is given back.
+      await using client = await RawClient.open(server.port)
+      client.send(`POST ${path} HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n`)
+      const response = await client.next()
+      assert.equal(response?.status, 400)
+      assert.equal(JSON.parse(String(response.body)).code, 'ERR_IMPORT_EMPTY')
+      control.beginUpload = beginUpload
+      assert.deepEqual([admitted, control.aborted.length, control.uploads.size], [1, 1, 0])
+      assert.equal((await control.jobs()).length, jobs)
+    })
+  }
+})
+
 describe('blobs', () => {
   test('are stored once, by digest', async () => {
     const bytes = randomBytes(3_000_000)
@@ -64,10 +92,6 @@ describe('blobs', () => {
     })
     assert.equal(status, 201)
     assert.equal(json['digest'], digestOf(bytes))
-  })
-
-  test('an empty body is a blob', async () => {
-    assert.equal((await post('/v1/blobs/demo', null)).json['digest'], digestOf(Buffer.alloc(0)))
   })
 
   test('the wrong digest is refused', async () => {

@@ -39,6 +39,7 @@ const BlobQuery = Type.Object({
   ),
 })
 const UPLOAD_ERRORS = [
+  'ERR_IMPORT_EMPTY',
   'ERR_STORE_FULL',
   'ERR_UPLOADS_EXHAUSTED',
   'ERR_HTTP_BODY_TOO_LARGE',
@@ -111,14 +112,17 @@ async function withUpload<T>(
   use: (uploadId: string) => Promise<T>,
 ): Promise<T> {
   checkBodyIsWhole(request.raw)
-  const upload = await context.control.beginUpload(domain, announcedSize(request.raw))
+  const announced = announcedSize(request.raw)
+  if (announced === 0) throw emptyBody()
+  const upload = await context.control.beginUpload(domain, announced)
   try {
     sendContinue(request.raw, reply.raw)
-    await receiveBody(request.raw, {
+    const received = await receiveBody(request.raw, {
       path: upload.path,
       limitBytes: upload.limitBytes,
       progressPeriodMs: context.timeouts.uploadPeriodMs,
     })
+    if (received === 0) throw emptyBody()
   } catch (error) {
     await context.control.abortUpload(upload.id)
     throw asStoreFull(error)
@@ -136,6 +140,17 @@ async function answerWhenDone(
   if (job.error !== undefined) throw fromErrorRecord(job.error)
   if (job.report === undefined) return reply.code(202).send(job)
   return reply.code(201).header('Location', `/v1/images/${job.report.ref}`).send(job.report)
+}
+
+/** No image and no blob is empty: most often a client has lost its file. */
+function emptyBody(): AppError {
+  return new AppError(
+    'ERR_IMPORT_EMPTY',
+    'the request has no body, and the body is what is stored',
+    {
+      hint: 'with curl: -X POST -T FILE',
+    },
+  )
 }
 
 function asStoreFull(error: unknown): unknown {
