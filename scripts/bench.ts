@@ -1,5 +1,5 @@
 /**
- * `npm run bench`: runs the load benchmarks one after the other (bench/load/nbd-*.ts and http-*.ts; their JSON
+ * `npm run bench`: runs the load benchmarks one after the other (bench/load/nbd-*.ts, http-*.ts and find-*.ts; their JSON
  * goes to bench/results) and writes their tables to docs/evidence/bench.md. With names, only those:
  * `npm run bench -- nbd-hits`, and the page stays as it is.
  */
@@ -24,7 +24,7 @@ async function runScenario(file: string): Promise<string | undefined> {
   return child.exitCode === 0 ? tables : undefined
 }
 
-const scenarios = globSync('bench/load/{nbd,http}-*.ts', { cwd: ROOT }).toSorted()
+const scenarios = globSync('bench/load/{find,http,nbd}-*.ts', { cwd: ROOT }).toSorted()
 const names = process.argv.slice(2)
 const chosen =
   names.length === 0 ? scenarios : scenarios.filter((file) => names.includes(basename(file, '.ts')))

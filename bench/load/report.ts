@@ -12,7 +12,7 @@ export interface Row {
   readonly peakBytes: number
 }
 
-export interface Report {
+export interface Report<R = Row> {
   readonly schema: 1
   readonly name: string
   readonly date: string
@@ -22,17 +22,17 @@ export interface Report {
   readonly cores: number
   readonly memoryBytes: number
   readonly params: Readonly<Record<string, unknown>>
-  readonly rows: readonly Row[]
+  readonly rows: readonly R[]
 }
 
 const RESULTS = new URL('../results/', import.meta.url)
 
-export function writeReport(
+export function writeReport<R>(
   name: string,
   params: Readonly<Record<string, unknown>>,
-  rows: readonly Row[],
-): Report {
-  const report: Report = {
+  rows: readonly R[],
+): Report<R> {
+  const report: Report<R> = {
     schema: 1,
     name,
     date: new Date().toISOString(),

@@ -10,7 +10,7 @@ import { heldBytes } from '../collect-garbage.ts'
 /** What a process in use may grow by; a buffer of 64 KiB leaked once in a hundred images would be more. */
 const MAX_GROWTH_BYTES = 24 * 2 ** 20
 /** Above the baseline at any moment: garbage that is not collected yet, of images of 1 MiB. */
-const MAX_PEAK_BYTES = 320 * 2 ** 20
+const MAX_PEAK_BYTES = 512 * 2 ** 20
 
 export class Leftovers {
   readonly #files = openFiles()

@@ -23,7 +23,7 @@ const ONLY_SEED = process.env['COMMONPAGE_SEED']
 const FULL_MS_EACH = 33_000
 const REDUCED_IMAGES = 20
 /** At full counts a machine that manages less than this has not fuzzed anything. */
-const FULL_IMAGES = 200
+const FULL_IMAGES = 50
 /** Images until every cache and pool has its size. */
 const WARM_UP = 10
 /** The seeds of one fixture: more than it will ever need. */

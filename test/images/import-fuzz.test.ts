@@ -34,7 +34,7 @@ const ONLY_SEED = process.env['COMMONPAGE_SEED']
 const FULL_MS_EACH = 105_000
 const REDUCED_IMAGES = 36
 /** At full counts a machine that manages less than this has not fuzzed anything. */
-const FULL_IMAGES = 200
+const FULL_IMAGES = 50
 /** The seeds of one group: more than it will ever need. */
 const SEEDS_EACH = 1_000_003
 /** Frames of 16 KiB: less than any image, so that pages are evicted while it is read. */
