@@ -39,8 +39,12 @@ const KINDS: readonly (readonly [string, RegExp])[] = [
   ['Node: streams, timers, C++', /./],
 ]
 
-/** Kind of work → share of the samples, 0 to 1. */
-export type Profile = ReadonlyMap<string, number>
+export interface Profile {
+  /** Kind of work → share of the samples, 0 to 1. */
+  readonly kinds: ReadonlyMap<string, number>
+  /** Share of the samples in the busiest thread: the data worker that serves the connections. */
+  readonly busiestThread: number
+}
 
 /** Deletes what the profiled Node has left behind. */
 export async function forgetNames(pid: number): Promise<void> {
@@ -59,22 +63,32 @@ export async function profile(pid: number, seconds: number): Promise<Profile | u
     const failed = once(perf, 'error').then(() => true)
     if ((await Promise.race([failed, once(perf, 'close')])) === true) return undefined
     if (perf.exitCode !== 0) return undefined
-    return sortSamples(
-      execFileSync('perf', ['report', '-i', data, '--stdio', '-q', '--sort', 'dso,symbol'], {
-        encoding: 'utf8',
-        maxBuffer: MAX_REPORT_BYTES,
-        stdio: ['ignore', 'pipe', 'ignore'],
-      }),
-    )
+    return {
+      kinds: sortSamples(report(data, 'dso,symbol')),
+      busiestThread: Math.max(0, ...sharesByThread(report(data, 'comm'))),
+    }
   } finally {
     await rm(folder, { recursive: true, force: true })
   }
 }
 
+function report(data: string, sort: string): string {
+  return execFileSync('perf', ['report', '-i', data, '--stdio', '-q', '--sort', sort], {
+    encoding: 'utf8',
+    maxBuffer: MAX_REPORT_BYTES,
+    stdio: ['ignore', 'pipe', 'ignore'],
+  })
+}
+
+/** `  97.58%  worker-0` and the like: the percentages, as parts of 1. */
+function sharesByThread(text: string): number[] {
+  return [...text.matchAll(/^\s*([\d.]+)%/gm)].map(([, percent]) => Number(percent) / 100)
+}
+
 /** Adds up the lines of a report: `  1.31%  [JIT] tid 7  [.] JS:*'find file:///…`. */
-export function sortSamples(report: string): Profile {
+function sortSamples(text: string): ReadonlyMap<string, number> {
   const sums = new Map<string, number>(KINDS.map(([kind]) => [kind, 0]))
-  for (const line of report.split('\n')) {
+  for (const line of text.split('\n')) {
     const match = /^\s*([\d.]+)%\s+(.*?)\s+\[[.k]\]\s+(.*?)\s*$/.exec(line)
     if (match === null) continue
     const [, percent = '', object = '', symbol = ''] = match
@@ -93,8 +107,10 @@ export function profileTable(profiles: ReadonlyMap<string, Profile>): string {
     `| --- |${' ---: |'.repeat(names.length)}`,
   ]
   for (const [kind] of KINDS) {
-    const cells = names.map((name) => ((profiles.get(name)?.get(kind) ?? 0) * 100).toFixed(1))
+    const cells = names.map((name) => ((profiles.get(name)?.kinds.get(kind) ?? 0) * 100).toFixed(1))
     lines.push(`| ${kind} | ${cells.join(' | ')} |`)
   }
+  const threads = names.map((name) => ((profiles.get(name)?.busiestThread ?? 0) * 100).toFixed(1))
+  lines.push(`| _of all this in one thread_ | ${threads.join(' | ')} |`)
   return lines.join('\n')
 }
