@@ -1,6 +1,6 @@
 /**
  * One pino root per thread, one child per subsystem. JSON lines on standard output; a readable form on a
- * terminal. `COMMONPAGE_LOG=info,nbd=debug` sets the level, and levels of subsystems by prefix.
+ * terminal. Levels are set for all, and for subsystems by prefix: `info,nbd=debug`.
  */
 import { writeSync } from 'node:fs'
 import { styleText } from 'node:util'
@@ -41,7 +41,7 @@ export function createLoggers(
   }
 }
 
-/** Unknown levels fall back to `info`: a typo in a log level must not stop a server. */
+/** The last word for all counts. Unknown levels are passed over: a typo in a log level must not stop a server. */
 function parseLevels(text: string): { root: string; overrides: [string, string][] } {
   let root = 'info'
   const overrides: [string, string][] = []

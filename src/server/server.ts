@@ -46,7 +46,7 @@ export async function runServer(
   const started = performance.now()
   keepHeapsSmall()
   const log: LogOptions = {
-    level: process.env['COMMONPAGE_LOG'] ?? config.logLevel,
+    level: [config.logLevel, process.env['COMMONPAGE_LOG'] ?? ''].join(','),
     format:
       config.logFormat === 'auto' ? (process.stdout.isTTY ? 'pretty' : 'json') : config.logFormat,
   }

@@ -155,6 +155,28 @@ export const SETTING_PATHS = Object.keys(SETTINGS) as readonly SettingPath[]
 
 export const ENVIRONMENT_PREFIX = 'COMMONPAGE_'
 
+/** Variables that are no settings: name and meaning, as the reference has them. */
+export const VARIABLES: Readonly<Record<string, string>> = {
+  COMMONPAGE_SERVER: 'server that the commands talk to, when `--server` does not say',
+  COMMONPAGE_CONFIG: 'configuration file, when `--config` does not say',
+  COMMONPAGE_LOG:
+    'levels of the log of `serve`, over `log.level`: one for all, and others for subsystems, as in `info,nbd=debug,cache:fill=trace`; ' +
+    'subsystems are `server`, `server:http`, `nbd:conn`, `cache:fill`, `store`, `images:import` and `images:list`, and `nbd` means all that begin with `nbd:`; levels that do not exist are ignored',
+  COMMONPAGE_COMMIT: 'commit that a build is of, as the metric `commonpage_build_info` shows it',
+  COMMONPAGE_NO_APT: 'set: `demo` and `npm test` install no Debian packages',
+  COMMONPAGE_NO_MKFS: 'set: `demo` goes on as if mkfs.erofs were not there',
+}
+
+/** Variables of tests and benchmarks, which a server that they start finds in its environment and ignores. */
+export const DEVELOPMENT_VARIABLES: Readonly<Record<string, string>> = {
+  COMMONPAGE_FULL: '`1`: full counts, as in `npm run check:full`',
+  COMMONPAGE_SEED: 'seed of a property test: the number that a failure printed',
+  COMMONPAGE_NBD_FUZZ: 'session of the NBD fuzzing to repeat alone, as a failure printed it',
+  COMMONPAGE_UPDATE: '`1`: `test/http/openapi.test.ts` writes `docs/reference/openapi.json` anew',
+  COMMONPAGE_SCREENSHOTS: 'folder for screenshots that `test/dashboard` takes',
+  COMMONPAGE_SMOKE: '`1`: a micro benchmark runs with small numbers',
+}
+
 /** `cache.frameSize` → `COMMONPAGE_CACHE__FRAME_SIZE`. */
 export function environmentName(path: string): string {
   const words = path.split('.').map((part) => part.replaceAll(/[A-Z]/g, '_$&').toUpperCase())

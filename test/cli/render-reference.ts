@@ -8,6 +8,7 @@ import { join } from 'node:path'
 import type { Command } from 'commander'
 
 import { buildProgram } from '../../src/cli/program.ts'
+import { environmentName, SETTING_PATHS, SETTINGS, VARIABLES } from '../../src/server/settings.ts'
 import { runCommand } from './run-command.ts'
 
 export const REFERENCE_PAGE = join(import.meta.dirname, '../../docs/reference/cli.md')
@@ -53,6 +54,32 @@ Options of every command:
 
 `
 
+const ENVIRONMENT = `## Environment
+
+Names that begin with \`COMMONPAGE_\` and are not known are refused by \`serve\`, with the nearest one that is; those that
+Kubernetes sets for a service of that name are passed over.
+
+| variable | meaning |
+| -------- | ------- |
+`
+
+const SETTINGS_HEAD = `
+Each setting of \`serve\` has a key in the file, a variable and a flag:
+
+| key | variable | flag |
+| --- | -------- | ---- |
+`
+
+function renderEnvironment(): string {
+  const variables = Object.entries(VARIABLES).map(([name, doc]) => `| \`${name}\` | ${doc} |\n`)
+  const settings = SETTING_PATHS.map((path) => {
+    const { flag, default: fallback } = SETTINGS[path]
+    const typed = fallback === true ? `--no-${flag}` : `--${flag}`
+    return `| \`${path}\` | \`${environmentName(path)}\` | \`${typed}\` |\n`
+  })
+  return ENVIRONMENT + variables.join('') + SETTINGS_HEAD + settings.join('')
+}
+
 /** Every command that does something, in the order of the help. */
 export function commandNames(): string[] {
   const sink = new PassThrough()
@@ -80,7 +107,7 @@ export async function renderReference(): Promise<string> {
     globals = shared
     sections.push(`## commonpage ${name}\n\n\`\`\`text\n${own.trimEnd()}\n\`\`\`\n`)
   }
-  return `${HEAD}\`\`\`text\n${globals.trimEnd()}\n\`\`\`\n\n${sections.join('\n')}`
+  return `${HEAD}\`\`\`text\n${globals.trimEnd()}\n\`\`\`\n\n${sections.join('\n')}\n${renderEnvironment()}`
 }
 
 if (import.meta.main) writeFileSync(REFERENCE_PAGE, await renderReference())

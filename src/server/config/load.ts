@@ -12,7 +12,14 @@ import { deriveConfig, readHostFacts } from './derive.ts'
 import type { HostFacts, ParsedSettings, ServerConfig } from './derive.ts'
 import { displayValue, parseValue, show } from './values.ts'
 import type { Problem } from './values.ts'
-import { ENVIRONMENT_PREFIX, environmentName, SETTING_PATHS, SETTINGS } from '../settings.ts'
+import {
+  DEVELOPMENT_VARIABLES,
+  ENVIRONMENT_PREFIX,
+  environmentName,
+  SETTING_PATHS,
+  SETTINGS,
+  VARIABLES,
+} from '../settings.ts'
 import type { SettingPath } from '../settings.ts'
 
 /** A configuration is a few dozen lines: more is the wrong file. */
@@ -21,15 +28,7 @@ const MAX_FILE_BYTES = 1024 * 1024
 const MAX_ALIASES = 16
 
 /** Variables with the prefix that are no settings of the server. */
-const OTHER_VARIABLES = new Set([
-  'COMMONPAGE_COMMIT',
-  'COMMONPAGE_CONFIG',
-  'COMMONPAGE_FULL',
-  'COMMONPAGE_LOG',
-  'COMMONPAGE_NO_APT',
-  'COMMONPAGE_NO_MKFS',
-  'COMMONPAGE_SERVER',
-])
+const OTHER_VARIABLES = { ...VARIABLES, ...DEVELOPMENT_VARIABLES }
 /** What Kubernetes sets for a Service called `commonpage` or `commonpage-…`. */
 const KUBERNETES_VARIABLE = /_(SERVICE_(HOST|PORT)|PORT)(_|$)/
 
@@ -177,8 +176,8 @@ function environmentSettings(
     const path = paths.get(name)
     if (path !== undefined) {
       found.set(path, { value, origin: `environment ${name}` })
-    } else if (!OTHER_VARIABLES.has(name) && !KUBERNETES_VARIABLE.test(name)) {
-      const closest = closestNames(name, paths.keys(), 1)[0]
+    } else if (!Object.hasOwn(OTHER_VARIABLES, name) && !KUBERNETES_VARIABLE.test(name)) {
+      const closest = closestNames(name, [...paths.keys(), ...Object.keys(VARIABLES)], 1)[0]
       problems.push({
         message: `environment: unknown variable ${name}`,
         ...(closest === undefined ? {} : { hint: `did you mean ${closest}?` }),
