@@ -8,11 +8,13 @@ import { describe, test } from 'node:test'
 
 import fc from 'fast-check'
 
+import { FEATURE_INCOMPAT } from '../../src/erofs/index.ts'
+import { SB, SUPERBLOCK_OFFSET } from '../../src/erofs/layout.ts'
 import { openStore } from '../../src/store/index.ts'
 import type { ImportPhase } from '../../src/images/index.ts'
 import { importErofs } from '../../src/images/index.ts'
 import { hasCode } from '../contract/storage-engine.ts'
-import { loadFixture, randomNumbers } from '../erofs/fixtures.ts'
+import { loadFixture, randomNumbers, sha256 } from '../erofs/fixtures.ts'
 import { FILE, ImageBuilder, u32le } from '../erofs/image-builder.ts'
 import { tinyBlob, tinyImage } from '../erofs/tiny-image.ts'
 import { missing } from '../requires.ts'
@@ -252,6 +254,62 @@ describe('devices', () => {
     await assertComesBack(store, devices)
   })
 
+  test('in another order: the blob first, two devices swapped, by size and by tag', async () => {
+    await using store = await testStore()
+    await assert.rejects(importBytes(store, [tinyBlob(), tinyImage()]), matches(/device 1 .*first/))
+    const small = randomBytes(2 * BLOCK, 1)
+    const large = randomBytes(3 * BLOCK, 2)
+    const twin = randomBytes(2 * BLOCK, 3)
+    // Not a byte of the primary says more than its sizes.
+    const bySize = imageOf([{ blocks: 2 }, { blocks: 3 }])
+    await assertComesBack(store, [bySize, small, large])
+    await assert.rejects(
+      importBytes(store, [bySize, large, small]),
+      matches(/device 1 has 12288 .* 2 blocks .*device 2 has that size/),
+    )
+    await assert.rejects(
+      importBytes(store, [small, bySize, large]),
+      matches(/device 0 is no EROFS image .*device 1 .*first/),
+    )
+    const byTag = imageOf([
+      { blocks: 2, tag: sha256(small) },
+      { blocks: 2, tag: sha256(twin) },
+    ])
+    await assertComesBack(store, [byTag, small, twin])
+    const swapped = matches(/device 1 is the one that the image expects as device 2/)
+    await assert.rejects(importBytes(store, [byTag, twin, small]), swapped)
+    await assert.rejects(importBytes(store, [byTag, small, small]), code)
+  })
+
+  test('layers that are images are told apart by their uuids', async () => {
+    await using store = await testStore()
+    const layers = [1, 2, 3].map((byte) => layerOf(Buffer.alloc(16, byte)))
+    const [first = Buffer.alloc(0), second = Buffer.alloc(0), third = Buffer.alloc(0)] = layers
+    const primary = imageOf([
+      { blocks: 16, tag: '01010101-0101-0101-0101-010101010101' },
+      { blocks: 16, tag: '02020202-0202-0202-0202-020202020202' },
+    ])
+    const right = await assertComesBack(store, [primary, first, second])
+    assert.deepEqual(right.notes, [])
+    await assert.rejects(importBytes(store, [primary, second, first]), code)
+    await assert.rejects(
+      importBytes(store, [first, primary, second]),
+      matches(/device 1 is an EROFS image that names 2 extra devices: give it first/),
+    )
+    // No proof: a rebuilt layer may have another uuid, so it is said and not refused.
+    const other = await assertComesBack(store, [primary, first, third])
+    assert.equal(other.notes.filter((note) => note.includes('uuid')).length, 1)
+  })
+
+  test('of equal size and without a tag cannot be told apart', async () => {
+    await using store = await testStore()
+    const one = randomBytes(2 * BLOCK, 4)
+    const two = randomBytes(2 * BLOCK, 5)
+    const primary = imageOf([{ blocks: 2 }, { blocks: 2 }])
+    await assertComesBack(store, [primary, one, two])
+    await assertComesBack(store, [primary, two, one])
+  })
+
   test('a flattened image is one device, and shares with the same image in two', async () => {
     await using store = await testStore()
     const first = await assertComesBack(store, [tinyImage(), tinyBlob()])
@@ -282,3 +340,36 @@ describe('devices', () => {
     )
   })
 })
+
+interface Slot {
+  readonly blocks: number
+  readonly tag?: string
+}
+
+/** An image of an empty root whose device table has these slots. */
+function imageOf(slots: readonly Slot[], uuid: Uint8Array = Buffer.alloc(16)): Buffer {
+  let uniaddr = 16
+  const placed = slots.map((slot) => {
+    uniaddr += slot.blocks
+    return { ...slot, uniaddr: uniaddr - slot.blocks }
+  })
+  const builder = new ImageBuilder()
+    .features(0, slots.length === 0 ? 0 : FEATURE_INCOMPAT.DEVICE_TABLE)
+    .root()
+    .devices(placed)
+    .put(SUPERBLOCK_OFFSET + SB.uuid, uuid)
+  return Buffer.from(builder.bytes)
+}
+
+function layerOf(uuid: Uint8Array): Buffer {
+  return imageOf([], uuid)
+}
+
+/** ERR_IMPORT_DEVICES that names the devices it is about. */
+function matches(text: RegExp) {
+  return (error: unknown): boolean => {
+    assert.ok(hasCode('ERR_IMPORT_DEVICES')(error))
+    assert.match(String((error as Error).message), text)
+    return true
+  }
+}

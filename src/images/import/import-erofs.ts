@@ -30,6 +30,7 @@ import type { ImageRecord } from '../image-record.ts'
 import { encodeImageRecord, MAX_DEVICES } from '../image-record.ts'
 import { cutDevices, spansOf } from './cut-devices.ts'
 import { DataExtents } from './data-extents.ts'
+import { checkIdentities } from './device-identity.ts'
 import { DeviceReader } from './device-reader.ts'
 import { deviceRecords, openDevices } from './import-devices.ts'
 import type { Device } from './known-devices.ts'
@@ -100,6 +101,9 @@ export async function importErofs(options: ImportOptions): Promise<ImportSummary
   const { dataDir } = options.store
   const bytes = encodeImageRecord(record)
   const run = new ImportRun({ dataDir, domain, reader, meter, devices, record: bytes })
+  if (image !== undefined) {
+    for (const note of await checkIdentities(image, reader, digests)) run.note(note)
+  }
   if ('reason' in opened)
     run.note(`cut at fixed offsets, because it could not be read: ${opened.reason}`)
   const result = await run.store(image, options.signal)
@@ -255,7 +259,13 @@ class ImportRun {
       if (compressedFiles > 0) {
         this.note(`${compressedFiles} compressed files are cut at fixed offsets, not by content`)
       }
-      if (damagedFiles > 0) this.note(`${damagedFiles} files have data outside of the devices`)
+      if (damagedFiles > 0) {
+        const several = this.#devices.length > 1
+        this.note(
+          `${damagedFiles} files have data outside of the devices` +
+            (several ? ': are they given in the order of the device table?' : ''),
+        )
+      }
       return survey
     } catch (error) {
       if (signal?.aborted === true) this.#parts.meter.check()
