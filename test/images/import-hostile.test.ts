@@ -369,7 +369,7 @@ function layerOf(uuid: Uint8Array): Buffer {
 function matches(text: RegExp) {
   return (error: unknown): boolean => {
     assert.ok(hasCode('ERR_IMPORT_DEVICES')(error))
-    assert.match(String((error as Error).message), text)
+    assert.match((error as Error).message, text)
     return true
   }
 }

@@ -34,22 +34,26 @@ interface WebAssemblyMemories {
   readonly Memory: new (descriptor: { initial: number }) => { readonly buffer: ArrayBuffer }
 }
 
-/** Memory for one read, aligned to the machine's pages as O_DIRECT wants it. */
-export function readBuffer(): Buffer {
+let buffer: Buffer | undefined
+
+/**
+ * Memory for one read, aligned to the machine's pages as O_DIRECT wants it: one for the process, because it is
+ * filled and looked at without a pause between.
+ */
+function readBuffer(): Buffer {
   const { WebAssembly } = globalThis as unknown as { WebAssembly: WebAssemblyMemories }
-  return Buffer.from(new WebAssembly.Memory({ initial: MIB / WASM_PAGE_BYTES }).buffer)
+  buffer ??= Buffer.from(new WebAssembly.Memory({ initial: MIB / WASM_PAGE_BYTES }).buffer)
+  return buffer
 }
 
 /**
  * @param pages ranges of 16 KiB page numbers
- * @param buffer from `readBuffer`
  * @returns the first damage found, in words, or undefined. Yields the bytes of each step.
  */
 export function* findDamage(
   source: LocalPageSource,
   blob: CheckedBlob,
   pages: RangeSet,
-  buffer: Buffer,
 ): Generator<number, string | undefined, void> {
   try {
     source.openBlob(blob)
@@ -59,9 +63,10 @@ export function* findDamage(
         const count = Math.min(PAGES_PER_READ, end - page)
         const offset = page * DIGEST_PAGE_BYTES
         const length = Math.min(count * DIGEST_PAGE_BYTES, blob.size - offset)
-        source.readPages(blob, offset, [buffer.subarray(0, count * DIGEST_PAGE_BYTES)], length)
+        const target = readBuffer()
+        source.readPages(blob, offset, [target.subarray(0, count * DIGEST_PAGE_BYTES)], length)
         const digests = source.pageDigests(blob, page, count)
-        const bad = firstBadPage(buffer.subarray(0, length), digests)
+        const bad = firstBadPage(target.subarray(0, length), digests)
         if (bad >= 0) {
           const at = offset + bad * DIGEST_PAGE_BYTES
           return `the page at byte ${at} does not have its recorded digest`

@@ -8,7 +8,7 @@ import { shortDigest } from '../../core/index.ts'
 import type { DeviceMap, DomainStore } from '../../store/index.ts'
 import { DIGEST_PAGE_BYTES, LocalPageSource } from '../../store/index.ts'
 import { imagePages } from '../resident-bytes.ts'
-import { findDamage, readBuffer } from './check-blob.ts'
+import { findDamage } from './check-blob.ts'
 import type { DeviceReader } from './device-reader.ts'
 import type { ProgressMeter } from './progress.ts'
 import { SourcePatch } from './source-patch.ts'
@@ -43,7 +43,6 @@ export async function mendBlobs(
   const sizes = new Map(
     present.flatMap(({ blobs }) => blobs.map((blob) => [blob.digest, blob.size])),
   )
-  const buffer = readBuffer()
   const notes: string[] = []
   const lost = new Set<Digest>()
   await using source = new LocalPageSource({ dataDir: parts.dataDir })
@@ -51,7 +50,7 @@ export async function mendBlobs(
     if (!includes(digest)) continue
     const size = sizes.get(digest) ?? 0
     const blob = { domain: domain.name, digest, size }
-    const damage = await meter.run(findDamage(source, blob, pages, buffer))
+    const damage = await meter.run(findDamage(source, blob, pages))
     if (damage === undefined) continue
     const patch = new SourcePatch(reader, maps, digest)
     const restored = await domain.blobs.restore({ digest, size }, (offset, target) =>
