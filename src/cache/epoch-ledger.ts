@@ -7,7 +7,7 @@
  * The left side is summed from what images, readers and frames hold, the right side is counted at the fills.
  */
 import { FILLER, FRAME, recordOf, unattributed } from './frame-table.ts'
-import type { BlobRecord } from './blob-table.ts'
+import type { BlobRecord, BlobTable } from './blob-table.ts'
 import { ImageAccounting, type ImageAccountingMemory } from './image-accounting.ts'
 import { CONTROL } from './memory.ts'
 
@@ -19,19 +19,35 @@ export interface AccountingTotals {
   readonly unattributedBytes: number
   /** Valid bytes of pages whose first fill was in this epoch. */
   readonly broughtBytes: number
+  /** The last two of each domain that brought in anything. */
+  readonly domains: readonly DomainTotals[]
+}
+
+export interface DomainTotals {
+  readonly domainNo: number
+  readonly unattributedBytes: number
+  readonly broughtBytes: number
+}
+
+/** Of one domain, in this epoch. */
+interface DomainBytes {
+  brought: number
+  /** Brought in for no image, and evicted before one read it. */
+  evictedUnattributed: number
 }
 
 export class EpochLedger {
   readonly #table: Int32Array
   readonly #control: Int32Array
   readonly #images = new Map<number, ImageAccounting>()
-  #broughtBytes = 0
-  #evictedUnattributedBytes = 0
+  readonly #blobs: Pick<BlobTable, 'get'>
+  readonly #domains = new Map<number, DomainBytes>()
   #retiredAddedBytes = 0
 
-  constructor(table: Int32Array, control: Int32Array) {
+  constructor(table: Int32Array, control: Int32Array, blobs: Pick<BlobTable, 'get'>) {
     this.#table = table
     this.#control = control
+    this.#blobs = blobs
   }
 
   get epoch(): number {
@@ -57,13 +73,14 @@ export class EpochLedger {
    */
   onFill(blob: BlobRecord, pageNo: number, validBytes: number, imageId: number): number {
     const epoch = this.epoch
+    const domain = this.#domain(blob)
     const first = !blob.isFilled(epoch, pageNo)
     if (first) {
       blob.setFilled(epoch, pageNo)
-      this.#broughtBytes += validBytes
+      domain.brought += validBytes
     }
     if (blob.isAttributed(epoch, pageNo)) return imageId === 0 ? FILLER.ACCOUNTED : imageId
-    if (!first) this.#evictedUnattributedBytes -= validBytes
+    if (!first) domain.evictedUnattributed -= validBytes
     const image = this.#images.get(imageId)
     if (image === undefined) return unattributed(epoch)
     image.add(epoch, validBytes)
@@ -74,7 +91,7 @@ export class EpochLedger {
   /** Reads the filler word of a frame that is being taken from its page. */
   onEvict(blob: BlobRecord, pageNo: number, validBytes: number, filler: number): void {
     const epoch = this.epoch
-    if (filler === unattributed(epoch)) this.#evictedUnattributedBytes += validBytes
+    if (filler === unattributed(epoch)) this.#domain(blob).evictedUnattributed += validBytes
     else if (blob.isFilled(epoch, pageNo)) blob.setAttributed(epoch, pageNo)
   }
 
@@ -97,8 +114,7 @@ export class EpochLedger {
         Atomics.compareExchange(this.#table, word, old, FILLER.ACCOUNTED)
       }
     }
-    this.#broughtBytes = 0
-    this.#evictedUnattributedBytes = 0
+    this.#domains.clear()
     this.#retiredAddedBytes = 0
   }
 
@@ -107,13 +123,41 @@ export class EpochLedger {
     const epoch = this.epoch
     let addedBytes = this.#retiredAddedBytes
     for (const image of this.#images.values()) addedBytes += image.addedBytes(epoch)
-    let unattributedBytes = this.#evictedUnattributedBytes
+    const domains = this.#domainTotals(epoch)
+    const sum = (of: (row: DomainTotals) => number) =>
+      domains.reduce((all, row) => all + of(row), 0)
+    return {
+      epoch,
+      addedBytes,
+      unattributedBytes: sum((row) => row.unattributedBytes),
+      broughtBytes: sum((row) => row.broughtBytes),
+      domains,
+    }
+  }
+
+  #domainTotals(epoch: number): DomainTotals[] {
+    const resident = new Map<number, number>()
     const mark = unattributed(epoch)
     for (let record = 0; record < this.#table.length; record += recordOf(1)) {
-      if (this.#table[record + FRAME.FILLER] === mark) {
-        unattributedBytes += this.#table[record + FRAME.VALID] ?? 0
-      }
+      if (this.#table[record + FRAME.FILLER] !== mark) continue
+      const domainNo = this.#blobs.get(this.#table[record + FRAME.BLOB] ?? 0)?.domainNo
+      if (domainNo === undefined) continue
+      const bytes = this.#table[record + FRAME.VALID] ?? 0
+      resident.set(domainNo, (resident.get(domainNo) ?? 0) + bytes)
     }
-    return { epoch, addedBytes, unattributedBytes, broughtBytes: this.#broughtBytes }
+    return Array.from(this.#domains, ([domainNo, { brought, evictedUnattributed }]) => ({
+      domainNo,
+      unattributedBytes: evictedUnattributed + (resident.get(domainNo) ?? 0),
+      broughtBytes: brought,
+    }))
+  }
+
+  #domain({ domainNo }: BlobRecord): DomainBytes {
+    let domain = this.#domains.get(domainNo)
+    if (domain === undefined) {
+      domain = { brought: 0, evictedUnattributed: 0 }
+      this.#domains.set(domainNo, domain)
+    }
+    return domain
   }
 }

@@ -84,7 +84,7 @@ export class Keeper implements KeeperCalls {
     const counters = counterRow(memory.counters, 0)
     const now = options.now ?? (() => performance.now())
     const blobs = new BlobTable(frameSize)
-    const ledger = new EpochLedger(table, control)
+    const ledger = new EpochLedger(table, control, blobs)
     const shared = { frames, frameSize, table, index, policy, blobs, ledger, counters, now }
     const pool = new FramePool({ ...shared, samples: new SampleReader(memory.samples) })
     control[CONTROL.SAMPLE_EVERY] = policy.sampleEvery

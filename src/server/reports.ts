@@ -4,7 +4,12 @@
  */
 import { NBD_COUNTER } from 'nbd-server-ts'
 
-import type { CacheMemory, DomainStats as DomainCounters, KeeperClient } from '../cache/index.ts'
+import type {
+  AccountingTotals,
+  CacheMemory,
+  DomainStats as DomainCounters,
+  KeeperClient,
+} from '../cache/index.ts'
 import {
   cacheStats,
   domainStats,
@@ -92,6 +97,7 @@ export class Reports {
   async sharing(only: string | undefined): Promise<Sharing> {
     const { memory, keeper, usage } = this.#options
     const totals = await keeper.accounting()
+    const { unattributedBytes, broughtBytes } = await this.#broughtIn(only, totals)
     const resident = usage.residentPages()
     const images: SharingRow[] = []
     for (const row of await this.#accounted(totals.epoch)) {
@@ -105,8 +111,8 @@ export class Reports {
       images: images.toSorted(
         (a, b) => b.touchedBytes - a.touchedBytes || (a.ref < b.ref ? -1 : 1),
       ),
-      unattributedBytes: totals.unattributedBytes,
-      broughtInBytes: totals.broughtBytes,
+      unattributedBytes,
+      broughtInBytes: broughtBytes,
       residentBytes: await this.#residentBytes(only),
       capacityBytes: memory.frames * memory.frameSize,
     }
@@ -156,6 +162,14 @@ export class Reports {
     if (only === undefined) return cacheStats(sums).residentFrames * memory.frameSize
     const known = (await keeper.domains()).find(([domain]) => domain === only)
     return known === undefined ? 0 : domainStats(sums, known[1]).residentBytes
+  }
+
+  /** What came into memory in this epoch, of a domain or of all. */
+  async #broughtIn(only: string | undefined, totals: AccountingTotals) {
+    if (only === undefined) return totals
+    const known = (await this.#options.keeper.domains()).find(([domain]) => domain === only)
+    const row = totals.domains.find(({ domainNo }) => domainNo === known?.[1])
+    return row ?? { unattributedBytes: 0, broughtBytes: 0 }
   }
 
   async #accounted(epoch: number): Promise<AccountedImage[]> {

@@ -110,6 +110,29 @@ describe('accounting', () => {
     assert.deepEqual(await images.figures(1), [TAIL, TAIL])
   })
 
+  test('each domain has its own sums, and they are those of all', async () => {
+    await using cache = new TestCache()
+    const images = new Images(cache)
+    await images.open(3, 1)
+    const other = await cache.open(cache.source.add('b', patternBytes(3 * PAGE, 8), 'e'))
+    const read = async (pageNo: number) =>
+      (await cache.reader.read(runs([other, pageNo * PAGE, 1]), context())).release()
+    await images.read(1, 0)
+    await images.read(0, 2)
+    for (const pageNo of [0, 1, 2]) await read(pageNo)
+    await images.evictAll()
+    await read(1)
+    const totals = await cache.client.accounting()
+    assert.deepEqual(totals.domains, [
+      { domainNo: 0, unattributedBytes: TAIL, broughtBytes: PAGE + TAIL },
+      { domainNo: 1, unattributedBytes: 3 * PAGE, broughtBytes: 3 * PAGE },
+    ])
+    assert.deepEqual(
+      [totals.addedBytes, totals.unattributedBytes, totals.broughtBytes],
+      [PAGE, TAIL + 3 * PAGE, 4 * PAGE + TAIL],
+    )
+  })
+
   test('an image that joins the fill of a prefetch is charged', async () => {
     await using cache = new TestCache()
     const images = new Images(cache)
@@ -131,7 +154,8 @@ describe('accounting', () => {
     await images.read(1, 0)
     await images.read(0, 1)
     const totals = await cache.client.resetEpoch()
-    assert.deepEqual(totals, { epoch: 1, addedBytes: 0, unattributedBytes: 0, broughtBytes: 0 })
+    const none = { addedBytes: 0, unattributedBytes: 0, broughtBytes: 0, domains: [] }
+    assert.deepEqual(totals, { epoch: 1, ...none })
     assert.deepEqual(await images.figures(1), [0, 0])
     for (const pageNo of [0, 1, 2]) await images.read(2, pageNo)
     assert.deepEqual(await images.figures(2), [3 * PAGE, PAGE])

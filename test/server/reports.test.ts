@@ -8,7 +8,13 @@ import { test } from 'node:test'
 import type { DiskUsage, Sharing } from '../../src/server/http/schemas.ts'
 import { startServerProcess } from '../e2e/server-process.ts'
 
-test('resident bytes of a domain are its own; a blob that was uploaded counts at once', async () => {
+const BLOB = Buffer.alloc(50_000, 'a blob of its own')
+
+function post(http: string, domain: string): Promise<Response> {
+  return fetch(`${http}/v1/blobs/${domain}`, { method: 'POST', body: BLOB })
+}
+
+test('resident and brought in bytes of a domain are its own; a blob that was uploaded counts at once', async () => {
   const folder = await mkdtemp(join(tmpdir(), 'commonpage-reports-'))
   try {
     await using server = await startServerProcess({
@@ -33,14 +39,28 @@ test('resident bytes of a domain are its own; a blob that was uploaded counts at
       const { totals } = await get<DiskUsage>(`/v1/du?domain=${domain}`)
       const sharing = await get<Sharing>(`/v1/sharing?domain=${domain}`)
       assert.deepEqual([totals.residentBytes, sharing.residentBytes], [expected, expected], domain)
+      const added = sharing.images.reduce((sum, row) => sum + row.addedBytes, 0)
+      assert.equal(sharing.broughtInBytes, added + sharing.unattributedBytes, domain)
+      assert.equal(sharing.broughtInBytes > 0, domain === 'read', domain)
     }
+    // Read by digest: for no image.
+    const { digest } = Object(await (await post(server.http, 'unread')).json()) as {
+      digest: string
+    }
+    await (await fetch(`${server.http}/v1/blobs/unread/${digest}`)).arrayBuffer()
+    const sums = async (query: string) => {
+      const report = await get<Sharing>(`/v1/sharing${query}`)
+      return [report.unattributedBytes, report.broughtInBytes] as const
+    }
+    const [all, read, unread] = await Promise.all(['', '?domain=read', '?domain=unread'].map(sums))
+    assert.deepEqual(unread, [BLOB.length, BLOB.length])
+    assert.deepEqual(read?.[0], 0)
+    assert.deepEqual(all, [BLOB.length, BLOB.length + (read?.[1] ?? 0)])
 
-    const body = Buffer.alloc(50_000, 'a blob of its own')
-    const stored = await fetch(`${server.http}/v1/blobs/read`, { method: 'POST', body })
-    assert.equal(stored.status, 201)
+    assert.equal((await post(server.http, 'read')).status, 201)
     const after = (await get<DiskUsage>('/v1/du')).totals
-    assert.equal(after.blobs, whole.blobs + 1)
-    assert.equal(after.storedBytes, whole.storedBytes + body.length)
+    assert.equal(after.blobs, whole.blobs + 2)
+    assert.equal(after.storedBytes, whole.storedBytes + 2 * BLOB.length)
   } finally {
     await rm(folder, { recursive: true, force: true })
   }
