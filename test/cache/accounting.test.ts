@@ -124,8 +124,8 @@ describe('accounting', () => {
     await read(1)
     const totals = await cache.client.accounting()
     assert.deepEqual(totals.domains, [
-      { domainNo: 0, unattributedBytes: TAIL, broughtBytes: PAGE + TAIL },
-      { domainNo: 1, unattributedBytes: 3 * PAGE, broughtBytes: 3 * PAGE },
+      { domainNo: 1, unattributedBytes: TAIL, broughtBytes: PAGE + TAIL },
+      { domainNo: 2, unattributedBytes: 3 * PAGE, broughtBytes: 3 * PAGE },
     ])
     assert.deepEqual(
       [totals.addedBytes, totals.unattributedBytes, totals.broughtBytes],
