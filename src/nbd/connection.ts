@@ -7,6 +7,7 @@ import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 
 import type { Budget } from './budget.ts'
+import { HandshakeClock } from './clock.ts'
 import { encodeGreeting } from './codec.ts'
 import type { NbdCounters, NbdHandshakeStage, NbdOutcome } from './counters.ts'
 import { NBD_COUNTER, outcomeColumn, stageColumn } from './counters.ts'
@@ -53,12 +54,13 @@ export class Connection implements HandshakeHandler, SessionHandler, OutputSink 
   readonly #services: ConnectionServices
   readonly #output: OutputQueue
   readonly #handshake: Handshake
+  readonly #clock: HandshakeClock
   readonly #abort = new AbortController()
   #session: Session | undefined
   #phase: ConnectionPhase = 'negotiating'
   #outcome: NbdOutcome | undefined
   /** Milliseconds (performance.now()) at which the phase's or the write's patience ends. */
-  #phaseDeadline: number
+  #phaseDeadline = Infinity
   #writeDeadline = Infinity
   #pumpScheduled = false
   #paused = false
@@ -78,7 +80,7 @@ export class Connection implements HandshakeHandler, SessionHandler, OutputSink 
     this.context = { id, ...peerOf(socket), signal: this.#abort.signal }
     this.#output = new OutputQueue(this, services.pool)
     this.#handshake = new Handshake(this, services.limits)
-    this.#phaseDeadline = performance.now() + services.limits.handshakeMs
+    this.#clock = new HandshakeClock(services.limits)
     count(services.counters, NBD_COUNTER.CONNECTIONS_OPENED, 1)
     count(services.counters, NBD_COUNTER.CONNECTIONS, 1)
     socket.on('data', this.#onData)
@@ -108,9 +110,10 @@ export class Connection implements HandshakeHandler, SessionHandler, OutputSink 
         'slow_reader',
         new NbdError('ERR_NBD_SLOW_READER', `no progress in ${slowReaderMs} ms`),
       )
+    } else if (this.#phase === 'negotiating') {
+      if (this.#clock.check(now) || now > this.#phaseDeadline) this.#handshakeTimeout()
     } else if (now > this.#phaseDeadline) {
-      if (this.#phase !== 'negotiating') this.#end(this.#outcome ?? 'closed')
-      else this.#handshakeTimeout()
+      this.#end(this.#outcome ?? 'closed')
     }
   }
 
@@ -122,7 +125,7 @@ export class Connection implements HandshakeHandler, SessionHandler, OutputSink 
       this.#draining = true
       this.#handshake.shutdown()
       this.#outcome = 'drained'
-      this.#phaseDeadline = Math.min(this.#phaseDeadline, performance.now() + graceMs)
+      this.#phaseDeadline = performance.now() + graceMs
     }
   }
 
@@ -220,16 +223,17 @@ export class Connection implements HandshakeHandler, SessionHandler, OutputSink 
     this.#output.abort()
     this.#queueWaiter?.()
     this.#abort.abort()
-    this.#closeExport()
+    this.#close(this.#informed?.target)
+    this.#close(this.#session)
     count(counters, NBD_COUNTER.CONNECTIONS, -1)
     count(counters, outcomeColumn(outcome), 1)
     this.#services.onClosed(this, outcome, this.#error)
   }
 
-  #closeExport(): void {
+  /** An export, or the session that has it open. */
+  #close(opened: { close(): void } | undefined): void {
     try {
-      this.#informed?.target.close()
-      this.#session?.close()
+      opened?.close()
     } catch (error) {
       this.#services.onError(error, this.context)
     }
@@ -319,12 +323,18 @@ export class Connection implements HandshakeHandler, SessionHandler, OutputSink 
   async #answerExport(request: ExportRequest): Promise<void> {
     const { name, via } = request
     const { exports, limits } = this.#services
+    const clock = this.#clock
     let target = this.#takeInformed(name)
     try {
       await this.#queueRoom()
       if (this.#phase !== 'negotiating') return
-      const info = via === 'INFO' ? await exports.info?.(name, this.context) : undefined
-      if (info === undefined) target ??= await exports.open(name, this.context)
+      const asked = via === 'INFO' ? exports.info?.(name, this.context) : undefined
+      const info = asked === undefined ? undefined : await clock.provider(asked)
+      if (info === undefined) {
+        target ??= await clock.provider(exports.open(name, this.context), (late) =>
+          this.#close(late),
+        )
+      }
       const told = info ?? target
       if (told === undefined || this.#phase !== 'negotiating') return
       if (this.#draining) throw new NbdOpenError('SHUTDOWN', 'the server is shutting down')
@@ -337,7 +347,7 @@ export class Connection implements HandshakeHandler, SessionHandler, OutputSink 
     } catch (error) {
       this.#refuse(error)
     } finally {
-      target?.close()
+      this.#close(target)
     }
     this.#settle()
   }
@@ -350,7 +360,7 @@ export class Connection implements HandshakeHandler, SessionHandler, OutputSink 
     const informed = this.#informed
     this.#informed = undefined
     if (informed === undefined || informed.name === name) return informed?.target
-    informed.target.close()
+    this.#close(informed.target)
     return undefined
   }
 
@@ -373,7 +383,8 @@ export class Connection implements HandshakeHandler, SessionHandler, OutputSink 
   async #answerList(): Promise<void> {
     let left = this.#services.limits.maxListEntries
     try {
-      for await (const { name, description } of this.#services.exports.list(this.context)) {
+      const exports = this.#clock.each(this.#services.exports.list(this.context))
+      for await (const { name, description } of exports) {
         if (this.#phase !== 'negotiating') return
         if (Buffer.byteLength(name) > NBD_MAX_STRING) continue
         if (left-- === 0) break

@@ -8,7 +8,9 @@ import type { NbdErrno } from './protocol.ts'
 export const NBD_ERRORS = {
   ERR_NBD_PROTOCOL: 'The client broke the protocol; the connection is closed.',
   ERR_NBD_LIMIT: 'The client went over a limit of the server; the connection is closed.',
-  ERR_NBD_HANDSHAKE_TIMEOUT: 'The client did not open an export within the handshake deadline.',
+  ERR_NBD_HANDSHAKE_TIMEOUT: 'The client did not open an export within its handshake time.',
+  ERR_NBD_PROVIDER_TIMEOUT:
+    'Opening, describing or listing exports took longer than it may; the client is told ERR_PLATFORM.',
   ERR_NBD_SLOW_READER: 'The client left replies unread for longer than the slow-reader deadline.',
   ERR_NBD_OPEN: 'The export cannot be opened; the error reply says why.',
   ERR_NBD_EXPORT:

@@ -7,8 +7,10 @@ const KIB = 1024
 const MIB = 1024 * KIB
 
 export interface NbdLimits {
-  /** Milliseconds from the accepted connection to an open export. */
+  /** Milliseconds that a client may take from its connection to an open export, the provider's time not counted. */
   readonly handshakeMs: number
+  /** Milliseconds that the provider may take to open or describe an export, or to name the next; then ERR_PLATFORM. */
+  readonly providerMs: number
   /** Connections at once; one more is closed at once. */
   readonly maxConnections: number
   /** Connections in their handshake at once; one more drops the oldest of them. */
@@ -42,6 +44,8 @@ export interface NbdLimits {
 export const NBD_DEFAULT_LIMITS: NbdLimits = {
   // As qemu-nbd since CVE-2024-7409; a local handshake takes well under 10 ms, TLS over a WAN under 2 s.
   handshakeMs: 10_000,
+  // No client gives up by itself: long enough for a storage engine's retries, short for one who waits at a prompt.
+  providerMs: 30_000,
   // An idle connection costs about 10 KiB; a fleet of 1,000 machines with 4 connections each fits.
   maxConnections: 4096,
   maxHandshakes: 1024,

@@ -240,8 +240,9 @@ export class NbdServer implements AsyncDisposable {
 
   /** Deadlines are kept to within a quarter of the shortest, between 10 ms and a second. */
   #checkInterval(): number {
-    const { handshakeMs, slowReaderMs, lingerMs } = this.#limits
-    return Math.min(1000, Math.max(10, Math.min(handshakeMs, slowReaderMs, lingerMs) / 4))
+    const { handshakeMs, providerMs, slowReaderMs, lingerMs } = this.#limits
+    const shortest = Math.min(handshakeMs, providerMs, slowReaderMs, lingerMs)
+    return Math.min(1000, Math.max(10, shortest / 4))
   }
 
   #onClosed(connection: Connection, outcome: NbdOutcome, error: NbdError | undefined): void {

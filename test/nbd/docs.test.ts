@@ -79,7 +79,16 @@ describe('state machines', () => {
 })
 
 test('every error code is thrown somewhere', () => {
-  const files = ['budget', 'codec', 'connection', 'errors', 'export', 'handshake', 'limits']
+  const files = [
+    'budget',
+    'clock',
+    'codec',
+    'connection',
+    'errors',
+    'export',
+    'handshake',
+    'limits',
+  ]
   const more = ['server', 'session', 'stream-reply', 'transmission']
   const source = [...files, ...more]
     .map((file) => readFileSync(join(ROOT, `src/nbd/${file}.ts`), 'utf8'))
