@@ -42,8 +42,8 @@ function isInside(request: RequestHeader, size: number): boolean {
   return request.length <= size && request.offset <= size - request.length
 }
 
-/** Reply bytes that a request will hold: what counts against the limits. */
-export function replyBytes(request: RequestHeader, maxRequestBytes: number): number {
-  if (request.type !== NBD_CMD.READ || request.length > maxRequestBytes) return 0
-  return request.length
+/** Reply bytes that a request will hold, which count against the limits: none for one that will be refused. */
+export function replyBytes(request: RequestHeader, rules: RequestRules): number {
+  if (request.type !== NBD_CMD.READ) return 0
+  return validateRequest(request, rules) === undefined ? request.length : 0
 }

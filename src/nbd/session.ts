@@ -173,9 +173,9 @@ export class Session implements TransmissionHandler, ReadOwner {
   }
 
   hasRoom(request: RequestHeader): boolean {
-    const { maxInFlight, maxInFlightBytes, maxRequestBytes } = this.#limits
+    const { maxInFlight, maxInFlightBytes } = this.#limits
     if (this.#inFlight >= maxInFlight) return false
-    const bytes = replyBytes(request, maxRequestBytes)
+    const bytes = replyBytes(request, this.#rules)
     if (bytes === 0) return true
     if (this.#inFlight > 0 && this.#inFlightBytes + bytes > maxInFlightBytes) return false
     const fair = this.#inFlight === 0 && bytes <= FAIR_BYTES

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import { Duplex } from 'node:stream'
 import { describe, test } from 'node:test'
 
-import { NBD_CMD, NBD_OPT } from '../../src/nbd/index.ts'
+import { NBD_CMD, NBD_CMD_FLAG, NBD_E, NBD_OPT } from '../../src/nbd/index.ts'
 import { pattern, TestExport } from './exports.ts'
 import { start, TestServer, turns } from './harness.ts'
 import { CLIENT_FLAGS, infoData, numbered, option, request, simpleReply } from './wire.ts'
@@ -104,6 +104,36 @@ describe('bounds', () => {
     for (const held of target.held.splice(0)) target.answer(held)
     await hog.client.simple(4 * MIB)
     await other.client.expect(simpleReply(9n, 0, target.bytes.subarray(0, MIB)))
+  })
+
+  test('a read that is refused waits for no bytes and takes none, simple and structured', async () => {
+    const target = new TestExport(pattern(8 * MIB))
+    const limits = { maxTotalInFlightBytes: 4 * MIB }
+    await using server = await new TestServer(target, { limits }).listen()
+    target.hold = true
+    const hog = await server.connect()
+    await hog.client.go()
+    hog.client.send(request({ length: 4 * MIB }))
+    while (target.held.length < 1) await new Promise<void>((r) => (target.onHeld = r))
+    const refused = [
+      { offset: 8 * MIB - 1, length: MIB },
+      { offset: 2n ** 64n - 1n, length: MIB },
+      { flags: NBD_CMD_FLAG.FUA, length: MIB },
+      { length: 33 * MIB },
+    ]
+    for (const structured of [false, true]) {
+      const { client, socket } = await server.connect()
+      await client.go('x', { structured })
+      // Behind a small read, which is served from the share of everyone: no request is alone.
+      client.send(numbered(1, 4096), ...refused.map((fields) => request(fields)))
+      for (let i = 0; i < refused.length; i++) {
+        if (structured) assert.equal((await client.chunk()).payload.readUInt32BE(0), NBD_E.EINVAL)
+        else assert.equal((await client.simple(0)).error, NBD_E.EINVAL)
+      }
+      assert.equal(server.counter('in_flight_bytes'), 4 * MIB + 4096)
+      socket.resetAndDestroy()
+      await server.ended(structured ? 2 : 1)
+    }
   })
 
   test('a connection that ends gives back what its unfinished reads had taken', async () => {
