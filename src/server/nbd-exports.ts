@@ -12,8 +12,7 @@ import type { ExportTarget } from './export-name.ts'
 import { encodePath, parseExportName } from './export-name.ts'
 import type { ControlPlane, DataPlane } from './planes.ts'
 
-/** Entries of one LIST reply: listing is an amplifier, so it is cut (nbdkit does so, too). */
-const MAX_LISTED_EXPORTS = 10_000
+/** Names asked of main at a time: the library reads on until its limit. */
 const LIST_PAGE = 500
 
 export interface NbdExportsOptions {
@@ -61,14 +60,12 @@ export class NbdExports implements ExportProvider {
 
   async *list(_context: ConnectionContext): AsyncGenerator<{ name: string; description: string }> {
     let cursor: string | undefined
-    let listed = 0
     do {
       const page = await this.#options.control.images({
         limit: LIST_PAGE,
         ...(cursor === undefined ? {} : { cursor }),
       })
       for (const image of page.images) {
-        if (listed++ >= MAX_LISTED_EXPORTS) return
         yield {
           name: image.ref,
           description: `EROFS image, ${formatSize(image.sizeBytes)}, ${image.digest}`,
