@@ -100,7 +100,7 @@ function addImage(program: Command, invoke: Invoke): void {
   const group = program.command('image').description('look at images and name them')
   const list: Command = group
     .command('ls')
-    .description('list images')
+    .description('list images: LOGICAL is what their files say, SIZE the bytes of their devices')
     .option('--domain <DOMAIN>', 'only those of one domain')
     .addOption(jsonOption())
     .action(async () => {

@@ -69,7 +69,9 @@ export async function diskUsage(store: Store, domain?: string): Promise<DiskUsag
 }
 
 /** What the files of a parsed image say, else the size of its devices. */
-export function logicalBytesOf(maps: readonly Omit<DeviceMap, 'extents'>[]): number {
+export function logicalBytesOf(
+  maps: readonly Pick<DeviceMap, 'parsedAsErofs' | 'logicalBytes' | 'size'>[],
+): number {
   const [primary] = maps
   if (primary?.parsedAsErofs === true) return primary.logicalBytes
   return maps.reduce((sum, map) => sum + map.size, 0)

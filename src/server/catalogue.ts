@@ -8,7 +8,13 @@ import type { Digest, Ref } from '../core/index.ts'
 import { AppError, formatRef, isAppError, isDomain, parseDigest } from '../core/index.ts'
 import { openErofs } from '../erofs/index.ts'
 import type { ImageRecord } from '../images/index.ts'
-import { decodeImageRecord, flattenedSize, listImages, StoredSource } from '../images/index.ts'
+import {
+  decodeImageRecord,
+  flattenedSize,
+  listImages,
+  logicalBytesOf,
+  StoredSource,
+} from '../images/index.ts'
 import type { Store } from '../store/index.ts'
 import type { Image, ImageList } from './http/index.ts'
 
@@ -32,8 +38,11 @@ export interface TaggedImage {
 }
 
 interface DeviceFacts {
+  /** Bytes of the device. */
+  readonly size: number
   readonly extents: number
   readonly parsedAsErofs: boolean
+  readonly logicalBytes: number
   readonly inodes: number
 }
 
@@ -202,6 +211,7 @@ export class Catalogue {
       name: ref.name,
       ...(ref.tag === undefined ? {} : { tag: ref.tag }),
       digest,
+      logicalBytes: logicalBytesOf(facts),
       sizeBytes: flattenedSize(record),
       devices: record.devices.map((device, i) => ({
         sizeBytes: device.size,
@@ -233,8 +243,10 @@ export class Catalogue {
     if (known) return known
     const { map } = await this.#store.domain(domain).maps.require(device)
     const facts = {
+      size: map.size,
       extents: map.extentCount,
       parsedAsErofs: map.parsedAsErofs,
+      logicalBytes: map.logicalBytes,
       inodes: map.inodeCount,
     }
     this.#facts.set(key, facts)

@@ -41,15 +41,32 @@ describe('lists', () => {
       const lines = stdout.trimEnd().split('\n')
       assert.match(
         lines[0] ?? '',
-        /^IMAGE\s+DIGEST\s+SIZE\s+INODES\s+DEVICES\s+FILESYSTEM\s+UPDATED$/,
+        /^IMAGE\s+DIGEST\s+LOGICAL\s+SIZE\s+INODES\s+DEVICES\s+FILESYSTEM\s+UPDATED$/,
       )
       assert.match(
         lines[1] ?? '',
-        /^demo\/base:1\s+a1a1a1a1a1a1\s+12\.0 MiB\s+1,234\s+1\s+erofs\s+\d+\w ago$/,
+        /^demo\/base:1\s+a1a1a1a1a1a1\s+11\.0 MiB\s+12\.0 MiB\s+1,234\s+1\s+erofs\s+\d+\w ago$/,
       )
       assert.equal(lines.length, 3)
       const json = await run(server, 'image', 'ls', '--json')
       assert.deepEqual(JSON.parse(json.stdout), server.images)
+    }))
+
+  test('an image of two devices: every size by its name, the flattened view where it is another', () =>
+    withServer(async (server) => {
+      const [image] = server.images
+      assert.ok(image !== undefined)
+      const data = { sizeBytes: 20_971_520, digest: image.digest, extents: 7 }
+      server.images = [{ ...image, devices: [...image.devices, data] }]
+      const listed = await run(server, 'image', 'ls')
+      assert.match(listed.stdout, /\s11\.0 MiB\s+32\.0 MiB\s+1,234\s+2\s/)
+      const shown = await run(server, 'image', 'show', image.ref)
+      assert.match(shown.stdout, /logical +11\.0 MiB \(11,534,336 bytes\)\n/i)
+      assert.match(shown.stdout, /size +32\.0 MiB \(33,554,432 bytes\)\n/i)
+      assert.match(shown.stdout, /flattened +12\.0 MiB \(12,582,912 bytes\)\n/i)
+      server.images = [image]
+      const single = await run(server, 'image', 'show', image.ref)
+      assert.doesNotMatch(single.stdout, /flattened/i)
     }))
 
   test('an empty store says how to get the first image, on stderr', () =>

@@ -46,6 +46,7 @@ export function makeImage(ref: string, digest: string = HEX_A): schemas.Image {
     name,
     tag,
     digest,
+    logicalBytes: 11_534_336,
     sizeBytes: 12_582_912,
     devices: [{ sizeBytes: 12_582_912, digest, extents: 345 }],
     origin: { source: 'upload' },

@@ -317,6 +317,7 @@ function recordOf(image: MemoryImage, ref: Ref): Image {
     name: ref.name,
     ...(ref.tag === undefined ? {} : { tag: ref.tag }),
     digest,
+    logicalBytes: image.devices.reduce((sum, device) => sum + device.length, 0),
     sizeBytes: image.devices.reduce((sum, device) => sum + device.length, 0),
     devices: image.devices.map((device) => ({
       sizeBytes: device.length,

@@ -3,6 +3,7 @@ import { formatSize } from '../../core/index.ts'
 import type { Image } from '../../server/http/schemas.ts'
 import { listImages, MAX_LISTED_IMAGES } from '../api/routes.ts'
 import type { Invocation } from '../invocation.ts'
+import { deviceBytesOf } from '../render/image-size.ts'
 import { renderTable } from '../render/table.ts'
 import type { Column } from '../render/table.ts'
 import { formatCount, relativeTime, shortDigestOf, shortRef } from '../render/text.ts'
@@ -15,7 +16,8 @@ function columns(now: number): readonly Column<Image>[] {
   return [
     { header: 'image', value: (image) => shortRef(image.ref) },
     { header: 'digest', value: (image) => shortDigestOf(image.digest) },
-    { header: 'size', value: (image) => formatSize(image.sizeBytes), align: 'right' },
+    { header: 'logical', value: (image) => formatSize(image.logicalBytes), align: 'right' },
+    { header: 'size', value: (image) => formatSize(deviceBytesOf(image)), align: 'right' },
     { header: 'inodes', value: (image) => formatCount(image.inodes), align: 'right' },
     { header: 'devices', value: (image) => String(image.devices.length), align: 'right' },
     { header: 'filesystem', value: (image) => image.filesystem },

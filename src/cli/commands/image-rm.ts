@@ -6,6 +6,7 @@ import type { Ref } from '../../core/index.ts'
 import type { DiskUsage, Image } from '../../server/http/schemas.ts'
 import { getImage, imagePath, query } from '../api/routes.ts'
 import type { Invocation } from '../invocation.ts'
+import { deviceBytesOf } from '../render/image-size.ts'
 import { shortDigestOf } from '../render/text.ts'
 
 export interface ImageRmOptions {
@@ -70,7 +71,7 @@ async function inspect(
 }
 
 function describe({ ref, image, uniqueBytes, stays }: Removal, dryRun: boolean): string {
-  const facts = [shortDigestOf(image.digest), formatSize(image.sizeBytes)]
+  const facts = [shortDigestOf(image.digest), formatSize(deviceBytesOf(image))]
   if (stays.length > 0) facts.push(`which stays as ${shortList(stays)}`)
   else if (uniqueBytes !== undefined)
     facts.push(`${formatSize(uniqueBytes)} of it in no other image`)

@@ -3,6 +3,7 @@ import { formatSize, parseRef } from '../../core/index.ts'
 import type { Image } from '../../server/http/schemas.ts'
 import { getImage } from '../api/routes.ts'
 import type { Invocation } from '../invocation.ts'
+import { deviceBytesOf } from '../render/image-size.ts'
 import { renderFields, renderTable } from '../render/table.ts'
 import type { Style } from '../render/style.ts'
 import { escapeName, formatCount, relativeTime, shortDigestOf } from '../render/text.ts'
@@ -14,15 +15,23 @@ export async function runImageShow(invocation: Invocation, refText: string): Pro
   await output.print(renderImage(image, output.style, Date.now()))
 }
 
+function showBytes(bytes: number): string {
+  return `${formatSize(bytes)} (${formatCount(bytes)} bytes)`
+}
+
 export function renderImage(image: Image, style: Style, now: number): string {
   const origin = Object.entries(image.origin).map(
     ([key, value]) => `${escapeName(key)}=${escapeName(String(value))}`,
   )
+  const deviceBytes = deviceBytesOf(image)
   const fields = renderFields(
     [
       ['image', image.ref],
       ['digest', image.digest],
-      ['size', `${formatSize(image.sizeBytes)} (${formatCount(image.sizeBytes)} bytes)`],
+      ['logical', showBytes(image.logicalBytes)],
+      ['size', showBytes(deviceBytes)],
+      // Devices without a unified address are not in it, and there may be gaps between those that are.
+      ['flattened', image.sizeBytes === deviceBytes ? undefined : showBytes(image.sizeBytes)],
       [
         'filesystem',
         image.filesystem === 'erofs'

@@ -44,7 +44,8 @@ export const Image = Type.Object(
     name: Type.String(),
     tag: Type.Optional(Type.String()),
     digest: DigestString,
-    sizeBytes: Bytes('size of the flattened view'),
+    logicalBytes: Bytes('what the files of the image say; all devices where it cannot be parsed'),
+    sizeBytes: Bytes('size of the flattened view: devices without a unified address are not in it'),
     devices: Type.Array(Device),
     origin: Type.Record(Type.String(), Type.Unknown()),
     filesystem: Type.Union([Type.Literal('erofs'), Type.Literal('unknown')], {

@@ -1,0 +1,28 @@
+/** What the catalogue says of images: their sizes by name, of one device and of several. */
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+
+import { Catalogue } from '../../src/server/catalogue.ts'
+import { loadFixture, readTree } from '../erofs/fixtures.ts'
+import { DOMAIN, importBytes } from '../images/harness.ts'
+import { testStore } from '../store/data-folder.ts'
+
+test('logical bytes are those of the files, and of all devices where there are none', async () => {
+  await using at = await testStore()
+  const catalogue = new Catalogue(at.store, { warn: () => undefined })
+  const sizesOf = async (devices: readonly Uint8Array[]) => {
+    const { digest } = await importBytes(at, devices)
+    const image = await catalogue.describe({ domain: DOMAIN, name: 'a', digest })
+    const total = image.devices.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0)
+    return { logical: image.logicalBytes, total }
+  }
+  // Several names of one inode are one file.
+  const inodes = new Map(
+    readTree().map(({ path, sha256, nlink = 1, size = 0 }) => [nlink > 1 ? sha256 : path, size]),
+  )
+  const files = [...inodes.values()].reduce((sum, size) => sum + size, 0)
+  const { devices } = loadFixture('chunk-64k-blob')
+  const bytes = devices.reduce((sum, { length }) => sum + length, 0)
+  assert.deepEqual(await sizesOf(devices), { logical: files, total: bytes })
+  assert.deepEqual(await sizesOf([Buffer.alloc(70_000, 'raw')]), { logical: 70_000, total: 70_000 })
+})
