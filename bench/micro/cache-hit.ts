@@ -20,7 +20,7 @@ const FRAME = 65_536
 const PAGES = 1024
 const rig = await startCache({ cacheBytes: 2 * PAGES * FRAME, frameSize: FRAME, readers: 1 })
 const { reader, blobNo } = rig
-const accounting = createImageAccounting(PAGES)
+const accounting = createImageAccounting(2 * PAGES)
 await rig.client.registerImage(1, accounting)
 const context: ReadContext = {
   imageId: 1,
@@ -56,7 +56,25 @@ for (const [, length, pieces] of cases) {
   for (const runs of prepare(length, pieces)) (await reader.read(runs, context)).release()
 }
 
+/** Filled in order, so that frames lie behind each other; those above were filled in an order that is no sequence. */
+const MIB_PAGES = 1_048_576 / FRAME
+const inOrder = Array.from({ length: PAGES / MIB_PAGES / 2 }, (_, i) => {
+  const runs = new RunList()
+  runs.push(blobNo, (PAGES + i * MIB_PAGES) * FRAME, MIB_PAGES * FRAME, 0)
+  return runs
+})
+for (const runs of inOrder) {
+  const lease = await reader.read(runs, context)
+  if (lease.parts.length > 2) throw new Error(`${lease.parts.length} parts of adjacent frames`)
+  lease.release()
+}
+
 summary(() => {
+  let next = 0
+  bench('tryRead + release 1 MiB of adjacent frames', () => {
+    const runs = inOrder[next++ % inOrder.length] ?? inOrder[0]
+    if (runs !== undefined) reader.tryRead(runs, context)?.release()
+  })
   for (const [name, length, pieces] of cases) {
     const lists = prepare(length, pieces)
     let at = 0

@@ -8,6 +8,11 @@ import { GIB } from '../core/index.ts'
 /** The largest memory64 memory that V8 makes. */
 export const MAX_SEGMENT_BYTES = 16 * GIB
 const WASM_PAGE_BYTES = 65_536
+/**
+ * Views of whole frames that a thread keeps, a power of two: every frame of 1 GiB at 64 KiB each. A view takes
+ * 104 bytes, so they take at most 1.9 MiB a thread, with the table.
+ */
+const MAX_FRAME_VIEWS = 16_384
 
 /** What TypeScript's and Node's types lack of the memory64 proposal. */
 interface WebAssemblyMemories {
@@ -33,6 +38,9 @@ export class Arena {
   readonly #frameSize: number
   readonly #slotMask: number
   readonly #segmentShift: number
+  /** Views of whole frames by the low bits of the frame, and which frame each is of. Made when first needed. */
+  #frameViews: (Buffer | undefined)[] = []
+  #viewedFrames = new Int32Array(0)
 
   /** @param framesPerSegment a power of two; the last segment may be shorter */
   constructor(segments: readonly SharedArrayBuffer[], frameSize: number, framesPerSegment: number) {
@@ -53,8 +61,31 @@ export class Arena {
     this.#segment(frame).copy(target, targetOffset, from, from + length)
   }
 
-  /** A view of `length` bytes from `start` of a frame; it may reach into adjacent frames. */
+  /**
+   * A view of `length` bytes from `start` of a frame; it may reach into adjacent frames. One of a whole frame is
+   * given again when it is asked for again: replies from scattered frames make no objects for their pages.
+   */
   view(frame: number, start: number, length: number): Buffer {
+    return start === 0 && length === this.#frameSize
+      ? this.#frameView(frame)
+      : this.#newView(frame, start, length)
+  }
+
+  #frameView(frame: number): Buffer {
+    const slot = frame & (MAX_FRAME_VIEWS - 1)
+    const known = this.#frameViews[slot]
+    if (known !== undefined && this.#viewedFrames[slot] === frame) return known
+    if (this.#frameViews.length === 0) {
+      this.#frameViews = Array.from({ length: MAX_FRAME_VIEWS }, () => undefined)
+      this.#viewedFrames = new Int32Array(MAX_FRAME_VIEWS)
+    }
+    const view = this.#newView(frame, 0, this.#frameSize)
+    this.#frameViews[slot] = view
+    this.#viewedFrames[slot] = frame
+    return view
+  }
+
+  #newView(frame: number, start: number, length: number): Buffer {
     const from = (frame & this.#slotMask) * this.#frameSize + start
     return this.#segment(frame).subarray(from, from + length)
   }

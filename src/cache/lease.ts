@@ -5,7 +5,7 @@
 import type { PagePlan } from './page-plan.ts'
 
 export interface Lease extends Disposable {
-  /** The reply's bytes in order; valid until `release`, and not to be written to. */
+  /** The reply's bytes in order. The list and what it names are valid until `release`, and not to be written to. */
   readonly parts: readonly Uint8Array[]
   /** Sum of the parts. */
   readonly byteLength: number
@@ -23,16 +23,11 @@ export class PinnedLease implements Lease {
   #plan: PagePlan | undefined
 
   /**
-   * @param plan whose frames are pinned; the lease's own until it gives it to `unpin`
+   * @param plan whose frames are pinned and whose parts are filled in; the lease's own until it gives it to `unpin`
    * @param frameSize bytes
    */
-  constructor(
-    parts: readonly Uint8Array[],
-    plan: PagePlan,
-    frameSize: number,
-    unpin: (plan: PagePlan) => void,
-  ) {
-    this.parts = parts
+  constructor(plan: PagePlan, frameSize: number, unpin: (plan: PagePlan) => void) {
+    this.parts = plan.parts
     this.byteLength = plan.byteLength
     this.pinnedBytes = plan.pages * frameSize
     this.#plan = plan

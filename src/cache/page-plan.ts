@@ -1,6 +1,6 @@
 /**
  * A read, or the next window of one, worked out in pages: which distinct pages it needs, and from which page each
- * piece of the reply comes. Reusable typed arrays; it knows neither frames' bytes nor threads.
+ * piece of the reply comes. Reusable arrays; it knows neither the frames' memory nor threads.
  */
 import type { RunList } from './run-list.ts'
 
@@ -17,6 +17,8 @@ export interface Cursor {
 export const ZEROS = -1
 
 export class PagePlan {
+  /** The bytes of the pieces, as the reader joins them. Part of the plan so that the next reply reuses the list. */
+  readonly parts: Uint8Array[] = []
   #pages = 0
   #pieces = 0
   #byteLength = 0

@@ -296,7 +296,8 @@ export class PageReader {
    * become one part.
    */
   #lease(plan: PagePlan): Lease {
-    const parts: Uint8Array[] = []
+    const { parts } = plan
+    let count = 0
     let first = -1
     let last = -1
     let start = 0
@@ -305,9 +306,9 @@ export class PageReader {
       const position = plan.position(piece)
       const pieceLength = plan.length(piece)
       if (position === ZEROS) {
-        if (length > 0) parts.push(this.#arena.view(first, start, length))
+        if (length > 0) parts[count++] = this.#arena.view(first, start, length)
         length = 0
-        pushZeros(parts, pieceLength)
+        count = addZeros(parts, count, pieceLength)
         continue
       }
       const frame = plan.frame(position)
@@ -321,16 +322,18 @@ export class PageReader {
       if (continues) {
         length += pieceLength
       } else {
-        if (length > 0) parts.push(this.#arena.view(first, start, length))
+        if (length > 0) parts[count++] = this.#arena.view(first, start, length)
         first = frame
         start = pieceStart
         length = pieceLength
       }
       last = frame
     }
-    if (length > 0) parts.push(this.#arena.view(first, start, length))
+    if (length > 0) parts[count++] = this.#arena.view(first, start, length)
+    // Only ever shortened by what is too much: an emptied array would be allocated anew.
+    if (parts.length > count) parts.length = count
     this.#held += plan.pages
-    return new PinnedLease(parts, plan, this.#frameSize, this.#release)
+    return new PinnedLease(plan, this.#frameSize, this.#release)
   }
 
   #onRelease(plan: PagePlan): void {
@@ -378,8 +381,11 @@ export class PageReader {
   }
 }
 
-function pushZeros(parts: Uint8Array[], length: number): void {
+/** @returns how many parts there are now */
+function addZeros(parts: Uint8Array[], from: number, length: number): number {
+  let count = from
   for (let left = length; left > 0; left -= ZERO_BYTES) {
-    parts.push(left >= ZERO_BYTES ? zeroes : zeroes.subarray(0, left))
+    parts[count++] = left >= ZERO_BYTES ? zeroes : zeroes.subarray(0, left)
   }
+  return count
 }
