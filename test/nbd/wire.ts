@@ -141,6 +141,11 @@ export class WireClient {
     return this.#length
   }
 
+  /** True until the server has closed or reset. */
+  get isOpen(): boolean {
+    return !this.#ended && this.#error === undefined
+  }
+
   send(...pieces: readonly Buffer[]): void {
     this.stream.write(Buffer.concat(pieces))
   }
@@ -150,12 +155,17 @@ export class WireClient {
       assert.ok(!this.#ended, `stream ended ${length - this.#length} bytes short: ${this.#error}`)
       await this.#moved()
     }
-    const all = this.#chunks.length === 1 ? this.#chunks[0] : Buffer.concat(this.#chunks)
-    assert.ok(all !== undefined || length === 0)
-    const bytes = all ?? Buffer.alloc(0)
-    this.#chunks = [bytes.subarray(length)]
     this.#length -= length
-    return bytes.subarray(0, length)
+    const taken: Buffer[] = []
+    let missing = length
+    while (missing > 0) {
+      const first = this.#chunks.shift() ?? assert.fail()
+      if (first.length > missing) this.#chunks.unshift(first.subarray(missing))
+      taken.push(first.subarray(0, missing))
+      missing -= taken.at(-1)?.length ?? 0
+    }
+    const [only] = taken
+    return taken.length === 1 && only !== undefined ? only : Buffer.concat(taken)
   }
 
   /** Reads as many bytes as expected and compares them. */
@@ -173,7 +183,7 @@ export class WireClient {
 
   /** Waits until the server has closed or reset, whatever arrived before. */
   async gone(): Promise<void> {
-    while (!this.#ended && this.#error === undefined) await this.#moved()
+    while (this.isOpen) await this.#moved()
   }
 
   async optionReply(): Promise<OptionReply> {
@@ -199,12 +209,14 @@ export class WireClient {
     while ((await this.optionReply()).type !== 1);
   }
 
-  /** One simple reply; `length` is what a successful one carries. */
-  async simple(length: number): Promise<Reply> {
+  /** One simple reply; `length` is what a successful one carries, perhaps by its cookie. */
+  async simple(length: number | ((cookie: bigint) => number)): Promise<Reply> {
     const head = await this.read(16)
     assert.equal(head.readUInt32BE(0), 0x67446698)
     const error = head.readUInt32BE(4)
-    return { error, cookie: head.readBigUInt64BE(8), data: await this.read(error ? 0 : length) }
+    const cookie = head.readBigUInt64BE(8)
+    const carried = typeof length === 'number' ? length : length(cookie)
+    return { error, cookie, data: await this.read(error ? 0 : carried) }
   }
 
   async chunk(): Promise<{ flags: number; type: number; cookie: bigint; payload: Buffer }> {

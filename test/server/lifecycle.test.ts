@@ -15,9 +15,10 @@ import { fileURLToPath } from 'node:url'
 import { NbdReader } from '../../src/cli/demo/nbd-reader.ts'
 import type { ServerProcess } from '../e2e/server-process.ts'
 import { run, startServerProcess } from '../e2e/server-process.ts'
+import { parseSimple } from '../nbd/replies.ts'
+import { request, WireClient } from '../nbd/wire.ts'
 import { Random } from '../random.ts'
 import { missing } from '../requires.ts'
-import { PipelinedReader } from './pipelined-reader.ts'
 
 const MAIN = fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url))
 const IMAGE_BYTES = 24 * 1024 * 1024
@@ -198,30 +199,39 @@ describe('stopping', () => {
     const length = 65_536
     const blocks = IMAGE_BYTES / length
     const readers = await Promise.all(
-      [0, 1, 2, 3].map(() => PipelinedReader.open(nbdAddress(server), 'demo/a:1', length)),
+      [0, 1, 2, 3].map(async () => {
+        const client = await WireClient.over(connect(nbdAddress(server)))
+        await client.go('demo/a:1')
+        return { client, asked: 0 }
+      }),
     )
-    let asked = 0
+    const offsetOf = (cookie: bigint | number): number => ((Number(cookie) * 7) % blocks) * length
     const load = setInterval(() => {
       for (const reader of readers) {
-        while (reader.isOpen && reader.outstanding < 64)
-          reader.ask(((asked += 7) % blocks) * length)
+        const { client } = reader
+        // Nothing is taken before the end, so that what has come tells what is outstanding.
+        while (client.isOpen && reader.asked - client.buffered / (16 + length) < 64) {
+          const cookie = reader.asked++
+          client.send(request({ cookie: BigInt(cookie), offset: offsetOf(cookie), length }))
+        }
       }
     }, 5)
-    while (readers.some((reader) => reader.isOpen && reader.receivedBytes < 8 * 1024 * 1024))
+    while (readers.some(({ client }) => client.isOpen && client.buffered < 8 * 1024 * 1024))
       await new Promise((resolve) => setTimeout(resolve, 1))
     const began = performance.now()
     const stopped = server.stop()
-    const results = await Promise.all(readers.map((reader) => reader.finish()))
+    const received = await Promise.all(readers.map(({ client }) => client.readToEnd()))
     clearInterval(load)
     assert.equal(await stopped, 0)
     assert.ok(performance.now() - began < 20_000)
-    for (const { replies, left, failure } of results) {
-      assert.equal(failure, undefined)
-      assert.equal(left, 0, 'the last reply broke off')
-      assert.ok(replies.length >= 128)
-      for (const { offset, errno, data: got } of replies) {
-        assert.equal(errno, 0)
-        assert.ok(got.equals(bytes.subarray(offset, offset + length)))
+    for (const stream of received) {
+      const asked = (cookie: bigint) => ({ offset: offsetOf(cookie), length })
+      const { answers, rest } = parseSimple(stream, asked)
+      assert.equal(rest, 0, 'the last reply broke off')
+      assert.ok(answers.length >= 128)
+      for (const { cookie, error, data: got } of answers) {
+        assert.equal(error, 0)
+        assert.ok(got.equals(bytes.subarray(offsetOf(cookie), offsetOf(cookie) + length)))
       }
     }
     assert.ok(server.logs.some((line) => line['event'] === 'server.stopped'))
