@@ -22,14 +22,14 @@ const NEW_SUFFIX = '.new'
  */
 export async function openAsOwner(dataDir: string): Promise<DirectoryLock> {
   try {
-    const made = await fs.mkdir(dataDir, { recursive: true, mode: 0o700 })
+    const made = await makeMissing(dataDir)
     // New folders are on disk before anything is acknowledged inside them.
     if (made === undefined) await settleName(dataDir)
     else await new Publisher(path.dirname(made)).makeFolder(dataDir)
+    await refuseForeignFolder(dataDir)
   } catch (error) {
-    throw writeError(error, dataDir)
+    throw unusable(dataDir, error)
   }
-  await refuseForeignFolder(dataDir)
   const lock = DirectoryLock.acquire(path.join(dataDir, LOCK_FILE))
   if (lock === undefined) {
     throw new AppError('ERR_STORE_LOCKED', `${dataDir} is in use by another process`, {
@@ -52,6 +52,54 @@ export async function openAsMember(dataDir: string): Promise<void> {
   if ((await readFormat(dataDir)) === undefined) {
     throw new AppError('ERR_STORE_FORMAT', `${dataDir} is not a store: it has no ${FORMAT_FILE}`)
   }
+}
+
+/**
+ * Makes a folder and those above it that are missing, each once: what mkdir does by itself with `recursive`
+ * never ends where a folder cannot have children, as below /proc.
+ *
+ * @returns the first folder that was made, if any
+ */
+async function makeMissing(dataDir: string): Promise<string | undefined> {
+  const missing: string[] = []
+  for (let at = dataDir; ; at = path.dirname(at)) {
+    const kind = await kindOf(at)
+    if (kind === 'other') {
+      throw new AppError('ERR_STORE_FORMAT', `${at} is a file, a directory was expected`, {
+        hint: 'name a new or empty directory with --data',
+      })
+    }
+    if (kind === 'folder' || at === path.dirname(at)) break
+    missing.unshift(at)
+  }
+  for (const folder of missing) {
+    try {
+      await fs.mkdir(folder, { mode: 0o700 })
+    } catch (error) {
+      // Somebody else was faster.
+      if (errnoOf(error) !== 'EEXIST' || (await kindOf(folder)) !== 'folder') throw error
+    }
+  }
+  return missing[0]
+}
+
+async function kindOf(target: string): Promise<'folder' | 'other' | undefined> {
+  try {
+    return (await fs.stat(target)).isDirectory() ? 'folder' : 'other'
+  } catch (error) {
+    const errno = errnoOf(error)
+    // ENOTDIR: something above it is a file, and is found on the way up.
+    if (errno === 'ENOENT' || errno === 'ENOTDIR') return undefined
+    throw error
+  }
+}
+
+function unusable(dataDir: string, error: unknown): AppError {
+  const { code, message, hint } = writeError(error, `to the data directory ${dataDir}`)
+  return new AppError(code, message, {
+    hint: hint ?? 'name a directory that this user may write to with --data',
+    cause: error,
+  })
 }
 
 /**

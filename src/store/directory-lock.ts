@@ -6,7 +6,7 @@
  */
 import { DatabaseSync } from 'node:sqlite'
 
-import { writeError } from './errors.ts'
+import { sqliteCodeOf, writeError } from './errors.ts'
 
 /** sqlite3.h: primary result code. */
 const SQLITE_BUSY = 5
@@ -33,23 +33,12 @@ export class DirectoryLock implements Disposable {
       return new DirectoryLock(database)
     } catch (error) {
       database?.close()
-      if (isBusy(error)) return undefined
-      throw writeError(error, file)
+      if (sqliteCodeOf(error) === SQLITE_BUSY) return undefined
+      throw writeError(error, `the lock ${file}`)
     }
   }
 
   [Symbol.dispose](): void {
     if (this.#database.isOpen) this.#database.close()
   }
-}
-
-function isBusy(error: unknown): boolean {
-  return (
-    typeof error === 'object' &&
-    error !== null &&
-    'errcode' in error &&
-    typeof error.errcode === 'number' &&
-    // The low byte is the primary code; the rest says more about it.
-    (error.errcode & 0xff) === SQLITE_BUSY
-  )
 }

@@ -2,6 +2,8 @@
  * The error codes of the store and the one place where an operating system error becomes one of them.
  * Nothing here decides what to do about an error.
  */
+import { getSystemErrorMessage } from 'node:util'
+
 import { AppError, defineErrors, isAppError } from '../core/index.ts'
 
 export const STORE_ERRORS = defineErrors({
@@ -24,7 +26,7 @@ export const STORE_ERRORS = defineErrors({
     http: 507,
     nbd: 'ENOSPC',
     exit: 1,
-    doc: 'The file system of the data directory has no room: free space, or collect garbage.',
+    doc: 'The file system of the data directory has no room: free space there.',
   },
   ERR_STORE_READ_FAILED: {
     http: 502,
@@ -54,7 +56,7 @@ export const STORE_ERRORS = defineErrors({
     http: 502,
     nbd: 'EIO',
     exit: 1,
-    doc: 'An object of the store does not have the form or the digest it must have: restore it, or run scrub.',
+    doc: 'An object of the store does not have the form or the digest it must have: import the image that it belongs to again, or restore the file from a copy.',
   },
   ERR_STORE_BLOB_MISSING: {
     http: 404,
@@ -100,6 +102,9 @@ export type StoreErrorCode = keyof typeof STORE_ERRORS
 
 /** No space, no quota, no inode: what an administrator solves by making room. */
 const FULL = new Set(['ENOSPC', 'EDQUOT'])
+/** sqlite3.h: primary result code. */
+const SQLITE_FULL = 13
+export const FULL_HINT = 'free space on the file system of the data directory'
 
 /** `ENOENT` and the like of an operating system error, otherwise undefined. */
 export function errnoOf(error: unknown): string | undefined {
@@ -112,27 +117,48 @@ export function errnoOf(error: unknown): string | undefined {
 /** ERR_STORE_FULL or ERR_STORE_WRITE_FAILED for an operating system error; an AppError passes unchanged. */
 export function writeError(error: unknown, what: string): AppError {
   if (isAppError(error)) return error
-  const errno = errnoOf(error) ?? String(error)
-  if (FULL.has(errno)) {
-    return new AppError('ERR_STORE_FULL', `no space left to write ${what} (${errno})`, {
-      hint: 'free space on the file system of the data directory, or run commonpage gc',
+  if (FULL.has(errnoOf(error) ?? '') || sqliteCodeOf(error) === SQLITE_FULL) {
+    return new AppError('ERR_STORE_FULL', `no space left to write ${what}: ${reasonOf(error)}`, {
+      hint: FULL_HINT,
       cause: error,
     })
   }
-  return new AppError('ERR_STORE_WRITE_FAILED', `cannot write ${what}: ${errno}`, { cause: error })
+  return new AppError('ERR_STORE_WRITE_FAILED', `cannot write ${what}: ${reasonOf(error)}`, {
+    cause: error,
+  })
 }
 
 /** ERR_STORE_READ_FAILED for an operating system error; an AppError passes unchanged. */
 export function readError(error: unknown, what: string): AppError {
   if (isAppError(error)) return error
-  const errno = errnoOf(error) ?? String(error)
-  return new AppError('ERR_STORE_READ_FAILED', `cannot read ${what}: ${errno}`, { cause: error })
+  return new AppError('ERR_STORE_READ_FAILED', `cannot read ${what}: ${reasonOf(error)}`, {
+    cause: error,
+  })
+}
+
+/** The low byte of SQLite's result code, which is the primary code; undefined for other errors. */
+export function sqliteCodeOf(error: unknown): number | undefined {
+  if (typeof error !== 'object' || error === null || !('errcode' in error)) return undefined
+  return typeof error.errcode === 'number' ? error.errcode & 0xff : undefined
+}
+
+/** Why, in the words of whoever refused: `permission denied (EACCES)`, `unable to open database file (SQLite 14)`. */
+export function reasonOf(error: unknown): string {
+  if (!(error instanceof Error)) return String(error)
+  if ('errstr' in error && typeof error.errstr === 'string' && 'errcode' in error) {
+    return `${error.errstr} (SQLite ${String(error.errcode)})`
+  }
+  const code = errnoOf(error)
+  if (code === undefined || !('errno' in error) || typeof error.errno !== 'number') {
+    return error.message
+  }
+  return `${getSystemErrorMessage(error.errno) ?? error.message} (${code})`
 }
 
 /** ERR_STORE_CORRUPT. */
 export function corrupt(what: string, why: string, cause?: unknown): AppError {
   return new AppError('ERR_STORE_CORRUPT', `${what} is damaged: ${why}`, {
-    hint: 'run commonpage scrub, and restore the object from a copy',
+    hint: 'import the image that it belongs to again, or restore the file from a copy',
     ...(cause === undefined ? {} : { cause }),
   })
 }

@@ -1,5 +1,6 @@
 /** Says whether so many bytes may still be promised: free space less a reserve less what was promised already. */
 import { AppError, MIB, formatSize } from '../core/index.ts'
+import { FULL_HINT } from './errors.ts'
 
 /** Left for what is not announced: maps, records, refs, index runs. */
 export const RESERVED_FREE_BYTES = 64 * MIB
@@ -48,7 +49,7 @@ export class SpaceLedger {
       'ERR_STORE_FULL',
       `${formatSize(bytes)} do not fit: ${formatSize(Math.max(0, available))} are available`,
       {
-        hint: 'free space on the file system of the data directory, or run commonpage gc',
+        hint: FULL_HINT,
         details: { needed: bytes, available },
       },
     )

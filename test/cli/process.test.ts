@@ -16,6 +16,24 @@ import { runCommand } from './run-command.ts'
 
 const MAIN = join(import.meta.dirname, '../../src/cli/main.ts')
 
+/** Long enough for any start; a loop would run into it. */
+const SERVE_TIMEOUT_MS = 30_000
+
+describe('serve', () => {
+  test('a data directory that cannot be made ends it at once, with the reason and exit 1', () => {
+    const args = [MAIN, 'serve', '--data', '/proc/nope', '--http', '127.0.0.1:0', '--nbd']
+    const { status, signal, stderr } = spawnSync(process.execPath, [...args, '127.0.0.1:0'], {
+      encoding: 'utf8',
+      timeout: SERVE_TIMEOUT_MS,
+      killSignal: 'SIGKILL',
+    })
+    assert.equal(signal, null)
+    assert.equal(status, 1)
+    assert.match(stderr, /error\[ERR_STORE_WRITE_FAILED\].*\/proc\/nope: no such file or directory/)
+    assert.match(stderr, /\nhint: .*--data/)
+  })
+})
+
 describe('pipes and signals', () => {
   test('a reader that leaves ends the command quietly: no message, exit 0, the transfer stops', async () => {
     await using server = await startFakeServer()
@@ -223,5 +241,12 @@ describe('machine', () => {
     for (const { level, fix } of [...report.server, ...report.client]) {
       assert.equal(fix === undefined, level === 'ok')
     }
+    // The permission bits of /proc let root write, and no folder can be made there.
+    const free = ['--http', '127.0.0.1:0', '--nbd', '127.0.0.1:0', '--data', '/proc/nope']
+    const below = JSON.parse((await runCommand(['doctor', '--json', ...free])).stdout) as {
+      server: Finding[]
+    }
+    const data = below.server.find(({ name }) => name === 'data directory')
+    assert.equal(data?.level, 'fail')
   })
 })

@@ -122,6 +122,43 @@ describe('opening a data directory', () => {
     }
   })
 
+  test('a place that can have no children, a file, a folder below a file: refused in bounded time', async () => {
+    await using folder = await dataFolder()
+    const file = join(folder.path, 'file')
+    await writeFile(file, 'a file')
+    const cases = [
+      [
+        '/proc/nope',
+        'ERR_STORE_WRITE_FAILED',
+        /\/proc\/nope.*no such file or directory \(ENOENT\)/,
+      ],
+      ['/proc/nope/deeper', 'ERR_STORE_WRITE_FAILED', /\/proc\/nope\/deeper/],
+      [file, 'ERR_STORE_FORMAT', /is a file, a directory was expected/],
+      [join(file, 'below', 'it'), 'ERR_STORE_FORMAT', /file is a file/],
+    ] as const
+    for (const [dataDir, code, text] of cases) {
+      await assert.rejects(openStore({ dataDir, mode: 'owner' }), (error) => {
+        assert.ok(hasCode(code)(error))
+        assert.match(error.message, text)
+        assert.match(error.hint ?? '', /--data/)
+        return true
+      })
+    }
+    const deep = join(folder.path, 'a', 'b', 'c')
+    await using store = await openStore({ dataDir: deep, mode: 'owner' })
+    assert.equal(store.dataDir, deep)
+  })
+
+  test('a lock that cannot be taken says why in words', async () => {
+    await using folder = await dataFolder()
+    await mkdir(join(folder.path, 'lock.db'))
+    await assert.rejects(openStore({ dataDir: folder.path, mode: 'owner' }), (error) => {
+      assert.ok(hasCode('ERR_STORE_WRITE_FAILED')(error))
+      assert.match(error.message, /lock\.db: unable to open database file \(SQLite 14\)/)
+      return true
+    })
+  })
+
   test('nothing is written where nothing may be', async () => {
     await using folder = await dataFolder()
     await chmod(folder.path, 0o500)

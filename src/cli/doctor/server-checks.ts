@@ -1,6 +1,5 @@
 /** What a server needs of this machine: a Node, ports, file handles, memory, a data directory with space. */
-import { constants } from 'node:fs'
-import { access, mkdir, readFile, rm, stat, statfs, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, readFile, rm, rmdir, stat, statfs, writeFile } from 'node:fs/promises'
 import { connect } from 'node:net'
 import { dirname, join, resolve } from 'node:path'
 
@@ -188,9 +187,10 @@ async function nearestExisting(path: string): Promise<string> {
   }
 }
 
-async function canWrite(path: string): Promise<boolean> {
+/** Permission bits say too little: root may write to /proc, where no folder can be made. */
+async function canWrite(folder: string): Promise<boolean> {
   try {
-    await access(path, constants.W_OK)
+    await rmdir(await mkdtemp(join(folder, '.doctor-')))
     return true
   } catch {
     return false
