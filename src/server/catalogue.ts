@@ -64,6 +64,8 @@ export class Catalogue {
   readonly #logger: CatalogueLogger
   readonly #records = new LRUCache<string, ImageRecord>({ max: MAX_REMEMBERED })
   readonly #facts = new LRUCache<string, DeviceFacts>({ max: MAX_REMEMBERED })
+  /** Names that images were found under, by `DOMAIN/DIGEST`: tags move on, and readers stay. */
+  readonly #names = new LRUCache<string, string>({ max: MAX_REMEMBERED })
   #tagged: Promise<readonly TaggedImage[]> | undefined
 
   constructor(store: Store, logger: CatalogueLogger) {
@@ -80,6 +82,7 @@ export class Catalogue {
     }
     const found = ref.tag === undefined ? undefined : await domain.refs.resolve(ref.name, ref.tag)
     if (found?.image === undefined) throw notFound(ref)
+    this.#names.set(`${ref.domain}/${found.image}`, ref.name)
     return { digest: found.image, updatedAt: found.updatedAt }
   }
 
@@ -147,6 +150,12 @@ export class Catalogue {
   /** A tag was changed. */
   changed(): void {
     this.#tagged = undefined
+  }
+
+  /** `DOMAIN/NAME@DIGEST` of an image that no tag names any more; without NAME where it was never resolved by one. */
+  untaggedRef(domain: string, digest: Digest): string {
+    const name = this.#names.get(`${domain}/${digest}`)
+    return name === undefined ? `${domain}@${digest}` : formatRef({ domain, name, digest })
   }
 
   /** The first tag of each image, by `DOMAIN/DIGEST`. */

@@ -95,7 +95,7 @@ export class Reports {
   }
 
   async sharing(only: string | undefined): Promise<Sharing> {
-    const { memory, keeper, usage } = this.#options
+    const { memory, keeper, usage, catalogue } = this.#options
     const totals = await keeper.accounting()
     const { unattributedBytes, broughtBytes } = await this.#broughtIn(only, totals)
     const resident = usage.residentPages()
@@ -104,7 +104,8 @@ export class Reports {
       if (only !== undefined && row.domain !== only) continue
       const { tag, ...figures } = row
       const residentBytes = await usage.residentBytes(row.domain, row.digest, resident)
-      images.push({ ...figures, ref: tag ?? `${row.domain}@${row.digest}`, residentBytes })
+      const ref = tag ?? catalogue.untaggedRef(row.domain, row.digest)
+      images.push({ ...figures, ref, residentBytes })
     }
     return {
       epochStartedAt: new Date(this.#epochStartedAt).toISOString(),

@@ -223,6 +223,10 @@ function answer(
     return sendJson(response, schemas.BlobStored, stored, 201)
   }
   if (pathname === '/v1/images') return sendJson(response, schemas.ImageList, { images })
+  if (pathname === '/v1/domains') {
+    const domains = [...new Set(images.map(({ domain }) => domain))]
+    return sendJson(response, schemas.DomainList, { domains })
+  }
   if (pathname === '/v1/du') return sendJson(response, schemas.DiskUsage, DISK_USAGE)
   if (pathname.startsWith('/v1/sharing')) return sendJson(response, schemas.Sharing, SHARING)
   if (pathname.startsWith('/v1/jobs/')) {

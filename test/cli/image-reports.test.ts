@@ -2,8 +2,9 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 
+import * as schemas from '../../src/server/http/schemas.ts'
 import type { FakeServer } from './fake-server.ts'
-import { startFakeServer } from './fake-server.ts'
+import { DISK_USAGE, sendJson, SHARING, startFakeServer } from './fake-server.ts'
 import { runCommand } from './run-command.ts'
 
 async function withServer(use: (server: FakeServer) => Promise<void>): Promise<void> {
@@ -30,4 +31,40 @@ test('an image of two devices: every size by its name, the flattened view where 
     server.images = [image]
     const single = await run(server, 'image', 'show', image.ref)
     assert.doesNotMatch(single.stdout, /flattened/i)
+  }))
+
+test('a domain that is not there is said to be unknown, with the closest; one that is empty is not', () =>
+  withServer(async (server) => {
+    let domains = ['demo', 'production']
+    server.override = (request, response) => {
+      const { pathname } = new URL(request.url ?? '', server.url)
+      if (pathname === '/v1/images') return sendJson(response, schemas.ImageList, { images: [] })
+      if (pathname === '/v1/domains') return sendJson(response, schemas.DomainList, { domains })
+      if (pathname === '/v1/du') {
+        return sendJson(response, schemas.DiskUsage, { ...DISK_USAGE, images: [] })
+      }
+      return sendJson(response, schemas.Sharing, { ...SHARING, images: [] })
+    }
+    for (const command of [['image', 'ls'], ['du'], ['sharing']]) {
+      const mistyped = await run(server, ...command, '--domain', 'dmeo')
+      assert.deepEqual([mistyped.code, mistyped.stdout], [0, ''])
+      assert.match(mistyped.stderr, /no domain is called dmeo, closest: demo\n/)
+      const empty = await run(server, ...command, '--domain', 'demo')
+      assert.doesNotMatch(empty.stderr, /no domain is called/)
+    }
+    domains = []
+    const nothing = await run(server, 'du', '--domain', 'dmeo')
+    assert.match(nothing.stderr, /no domain is called dmeo: nothing is stored yet/)
+  }))
+
+test('image show by digest names the tags', () =>
+  withServer(async (server) => {
+    const [image] = server.images
+    assert.ok(image !== undefined)
+    const { tag: _, ...untagged } = { ...image, ref: `demo/base@${image.digest}` }
+    server.override = (request, response) =>
+      request.url?.includes('@') === true && sendJson(response, schemas.Image, untagged)
+    const shown = await run(server, 'image', 'show', untagged.ref)
+    assert.match(shown.stdout, /tags +demo\/base:1\n/)
+    assert.doesNotMatch((await run(server, 'image', 'show', image.ref)).stdout, /tags/)
   }))

@@ -26,3 +26,16 @@ test('logical bytes are those of the files, and of all devices where there are n
   assert.deepEqual(await sizesOf(devices), { logical: files, total: bytes })
   assert.deepEqual(await sizesOf([Buffer.alloc(70_000, 'raw')]), { logical: 70_000, total: 70_000 })
 })
+
+test('an image that lost its tag keeps its name', async () => {
+  await using at = await testStore()
+  const catalogue = new Catalogue(at.store, { warn: () => undefined })
+  const { digest } = await importBytes(at, [Buffer.alloc(5000, 'old')])
+  const other = await importBytes(at, [Buffer.alloc(5000, 'new')])
+  const { refs } = at.store.domain(DOMAIN)
+  await refs.compareAndSwap('app', '1', 0, { image: digest })
+  assert.equal(catalogue.untaggedRef(DOMAIN, digest), `${DOMAIN}@${digest}`)
+  await catalogue.resolve({ domain: DOMAIN, name: 'app', tag: '1' })
+  await refs.compareAndSwap('app', '1', 1, { image: other.digest })
+  assert.equal(catalogue.untaggedRef(DOMAIN, digest), `${DOMAIN}/app@${digest}`)
+})

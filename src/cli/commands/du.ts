@@ -1,6 +1,7 @@
 /** `du`: what each image says, stores, shares and holds in memory, and the totals. */
 import { formatSize, parseRef } from '../../core/index.ts'
 import type { DiskUsage } from '../../server/http/schemas.ts'
+import { unknownDomain } from '../api/domains.ts'
 import { query } from '../api/routes.ts'
 import type { Invocation } from '../invocation.ts'
 import { renderTable } from '../render/table.ts'
@@ -26,8 +27,12 @@ export async function runDu(
   const usage = await invocation.client.json<DiskUsage>(query('/v1/du', { domain: options.domain }))
   if (invocation.json) return output.printJson(usage)
   if (usage.images.length === 0) {
+    const { domain } = options
+    const unknown =
+      domain === undefined ? undefined : await unknownDomain(invocation.client, domain)
     output.say(
-      'nothing is stored yet: `commonpage import erofs FILE DOMAIN/NAME` brings the first image',
+      unknown ??
+        'nothing is stored yet: `commonpage import erofs FILE DOMAIN/NAME` brings the first image',
     )
     return
   }

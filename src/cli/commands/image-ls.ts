@@ -1,6 +1,7 @@
 /** `image ls`: the images of the store, as a table or as an array. */
 import { formatSize } from '../../core/index.ts'
 import type { Image } from '../../server/http/schemas.ts'
+import { unknownDomain } from '../api/domains.ts'
 import { listImages, MAX_LISTED_IMAGES } from '../api/routes.ts'
 import type { Invocation } from '../invocation.ts'
 import { deviceBytesOf } from '../render/image-size.ts'
@@ -31,10 +32,14 @@ export async function runImageLs(invocation: Invocation, options: ImageLsOptions
   for await (const image of listImages(invocation.client, options.domain)) images.push(image)
   if (invocation.json) return output.printJson(images)
   if (images.length === 0) {
+    const { domain } = options
+    const unknown =
+      domain === undefined ? undefined : await unknownDomain(invocation.client, domain)
     output.say(
-      options.domain === undefined
-        ? 'no images yet: `commonpage import erofs FILE DOMAIN/NAME` brings the first, `commonpage demo` shows how'
-        : `no images in the domain ${options.domain}: \`commonpage import erofs FILE ${options.domain}/NAME\` brings one`,
+      unknown ??
+        (domain === undefined
+          ? 'no images yet: `commonpage import erofs FILE DOMAIN/NAME` brings the first, `commonpage demo` shows how'
+          : `no images in the domain ${domain}: \`commonpage import erofs FILE ${domain}/NAME\` brings one`),
     )
     return
   }

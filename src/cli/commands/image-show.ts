@@ -1,7 +1,7 @@
 /** `image show`: everything that is known of one image, and how to open it. */
 import { formatSize, parseRef } from '../../core/index.ts'
 import type { Image } from '../../server/http/schemas.ts'
-import { getImage } from '../api/routes.ts'
+import { getImage, listImages } from '../api/routes.ts'
 import type { Invocation } from '../invocation.ts'
 import { deviceBytesOf } from '../render/image-size.ts'
 import { renderFields, renderTable } from '../render/table.ts'
@@ -12,14 +12,29 @@ export async function runImageShow(invocation: Invocation, refText: string): Pro
   const { output } = invocation
   const image = await getImage(invocation.client, parseRef(refText))
   if (invocation.json) return output.printJson(image)
-  await output.print(renderImage(image, output.style, Date.now()))
+  const tags = image.tag === undefined ? await tagsOf(invocation, image) : []
+  await output.print(renderImage(image, output.style, Date.now(), tags))
+}
+
+/** Who asks by digest may not know what the image is called. */
+async function tagsOf({ client }: Invocation, image: Image): Promise<string[]> {
+  const tags: string[] = []
+  for await (const { ref, digest } of listImages(client, image.domain)) {
+    if (digest === image.digest) tags.push(ref)
+  }
+  return tags
 }
 
 function showBytes(bytes: number): string {
   return `${formatSize(bytes)} (${formatCount(bytes)} bytes)`
 }
 
-export function renderImage(image: Image, style: Style, now: number): string {
+export function renderImage(
+  image: Image,
+  style: Style,
+  now: number,
+  tags: readonly string[] = [],
+): string {
   const origin = Object.entries(image.origin).map(
     ([key, value]) => `${escapeName(key)}=${escapeName(String(value))}`,
   )
@@ -27,6 +42,7 @@ export function renderImage(image: Image, style: Style, now: number): string {
   const fields = renderFields(
     [
       ['image', image.ref],
+      ['tags', tags.length === 0 ? undefined : tags.join(', ')],
       ['digest', image.digest],
       ['logical', showBytes(image.logicalBytes)],
       ['size', showBytes(deviceBytes)],

@@ -6,6 +6,7 @@ import { setTimeout as wait } from 'node:timers/promises'
 
 import { formatSize } from '../../core/index.ts'
 import type { Sharing, SharingRow } from '../../server/http/schemas.ts'
+import { unknownDomain } from '../api/domains.ts'
 import { query } from '../api/routes.ts'
 import type { Invocation } from '../invocation.ts'
 import { PLAIN_STYLE } from '../render/style.ts'
@@ -49,6 +50,11 @@ export async function runSharing(invocation: Invocation, options: SharingOptions
   if (options.watch !== true) {
     const sharing = await client.json<Sharing>(path)
     if (invocation.json) return output.printJson(sharing)
+    const { domain } = options
+    if (sharing.images.length === 0 && domain !== undefined) {
+      const unknown = await unknownDomain(client, domain)
+      if (unknown !== undefined) return output.say(unknown)
+    }
     return output.print(renderSharing(sharing, output.style, Date.now()))
   }
   const redraw = invocation.context.stdout.isTTY === true && !invocation.json
