@@ -69,6 +69,16 @@ describe('EXPORT_NAME', () => {
     }
   })
 
+  test('behind STRUCTURED_REPLY: DF is shown, and replies are structured', async () => {
+    await using opened = await start(SIZE)
+    const client = await greeted(opened.server)
+    await ask(client, option(NBD_OPT.STRUCTURED_REPLY))
+    client.send(option(NBD_OPT.EXPORT_NAME, Buffer.from('x')), request({ offset: 9, length: 2 }))
+    await client.expect(u64(SIZE), u16(FLAGS | DF))
+    const { payload } = await client.chunk()
+    assert.deepEqual(payload, Buffer.concat([u64(9), opened.target.bytes.subarray(9, 11)]))
+  })
+
   test('the empty name is the default export', async () => {
     await using opened = await start(SIZE)
     const client = await greeted(opened.server)
@@ -286,6 +296,39 @@ describe('INFO and GO', () => {
       }
     }
     assert.equal(lastType(await ask(client, option(NBD_OPT.GO, infoData('')))), NBD_REP.ACK)
+  })
+
+  test("every refusal of a provider is the error of its name, with its words, behind EXPORT_NAME the connection's end", async () => {
+    for (const refusal of ['UNKNOWN', 'POLICY', 'SHUTDOWN', 'PLATFORM', 'TLS_REQD'] as const) {
+      const target = new TestExport(pattern(10))
+      await using server = await serving({
+        ...providerOf(target),
+        async open(name, context) {
+          if (name === '') return providerOf(target).open(name, context)
+          throw new NbdOpenError(refusal, `not ${name}.`)
+        },
+      })
+      const client = await greeted(server)
+      for (const number of [NBD_OPT.INFO, NBD_OPT.GO]) {
+        const replies = await ask(client, option(number, infoData('y')))
+        assert.deepEqual(
+          replies.map(({ type, data }) => [type, data.toString()]),
+          [[NBD_REP[`ERR_${refusal}`], 'not y.']],
+        )
+      }
+      assert.equal(lastType(await ask(client, option(NBD_OPT.GO, infoData('')))), NBD_REP.ACK)
+      const byName = await greeted(server)
+      byName.send(option(NBD_OPT.EXPORT_NAME, Buffer.from('y')))
+      assert.equal((await byName.readToEnd()).length, 0)
+    }
+  })
+
+  test('block sizes are never demanded: a client that asks for none reads any range', async () => {
+    await using opened = await start(SIZE)
+    const client = await greeted(opened.server)
+    assert.equal(lastType(await ask(client, option(NBD_OPT.GO, infoData('x')))), NBD_REP.ACK)
+    client.send(request({ offset: 513, length: 28 }))
+    await client.expect(simpleReply(COOKIE, 0, opened.target.bytes.subarray(513, 541)))
   })
 
   const malformed: Record<string, Buffer> = {

@@ -1,7 +1,7 @@
 /**
  * NBD proto, "Structured reply message" and "Structured reply types", line by line: every stream of replies is
  * read whole and held against the rules in replies.ts. Over a real socket, from a buffer and from the page
- * cache, whose larger replies come in pieces. Errors in the middle of a reply are in stream.test.ts.
+ * cache, whose larger replies come in pieces. Errors in the middle of a reply are in conformance-replies.test.ts.
  */
 import assert from 'node:assert/strict'
 import type { Socket } from 'node:net'
