@@ -73,6 +73,7 @@ test(
         imports: report.imports,
         tag_moves: report.tagMoves,
         removals: report.removals,
+        rests_for_imports: report.rests,
         compared_after_removal_mib: Math.round(report.comparedAfterRemoval / MIB),
         cache_mib: CACHE_MIB,
         images_mib: IMAGE_MIB * sources.images.length,
@@ -83,7 +84,11 @@ test(
       assert.deepEqual(report.told, [])
       assert.equal(report.differences + report.errors, 0)
       assert.ok(report.comparedBytes > CACHE_MIB * MIB, 'less was compared than the cache holds')
-      assert.ok(report.imports >= 1 && report.removals >= 1, 'nothing came and went')
+      assert.ok(report.imports >= 1, 'nothing came')
+      assert.equal(report.removals, report.imports)
+      // Read whole over three connections, at once and again when the next image had come and gone.
+      const afterRemoval = report.removals * PACE.churnBytes * 3 * 2
+      assert.ok(report.comparedAfterRemoval >= afterRemoval, 'what was removed was not read on')
       assert.ok(peak <= RSS_LIMIT_MIB, `${peak} MiB resident, expected at most ${RSS_LIMIT_MIB}`)
       if (SECONDS >= MIN_FLAT_SECONDS) {
         assert.ok(drift <= MAX_DRIFT_MIB, `memory grew by ${drift} MiB over the second half`)

@@ -15,43 +15,92 @@ const DEPTH = 4
 /** Of an image, in 64 KiB chunks: so much is of bytes that the server has already. */
 const SHARED_PART = 0.75
 
-/** One image after the other, until the load ends; several may do this under different names. */
+/** An image without a tag, and the clients that opened it before. */
+interface Removed {
+  readonly bytes: Buffer
+  readonly clients: ReadonlyMap<string, NbdClient>
+  readonly stack: AsyncDisposableStack
+}
+
+/**
+ * One image after the other, until the load ends; several may do this under different names. The clients of an image
+ * read on when the next has come and gone as well: its pages were evicted meanwhile, and come from the store again.
+ */
 export async function churn(load: Load, number: number): Promise<void> {
   const shared = await readFile(load.plan.sharedFile)
+  let last: Removed | undefined
   for (let turn = 0; !load.stopping; turn++) {
     try {
-      await oneImage(load, shared, number, turn)
+      const removed = await oneImage(load, shared, number, turn)
+      await leave(load, last)
+      last = removed
     } catch (error) {
       load.tally.failed(`churn ${number}, turn ${turn}`, error)
     }
     await load.think(load.random(turn))
   }
+  await leave(load, last)
 }
 
-async function oneImage(load: Load, shared: Buffer, number: number, turn: number): Promise<void> {
-  const { tally } = load
+/** Every image that comes goes again, while clients have it open in three ways over NBD and over HTTP. */
+async function oneImage(
+  load: Load,
+  shared: Buffer,
+  number: number,
+  turn: number,
+): Promise<Removed> {
+  const { tally, plan } = load
   const bytes = image(load, shared, number, turn)
   const name = `soak/churn-${number}`
-  const created = await api(load, 'POST', `/v1/images/${name}:new?wait=true`, bytes, 201)
+  const tags = [`${name}:new`, `${name}:moving`] as const
+  const posted = api(load, 'POST', `/v1/images/${tags[0]}?wait=true`, bytes, 201)
+  const { digest } = (await (await load.patiently(posted)).json()) as { digest: string }
   tally.imports++
-  const { digest } = (await created.json()) as { digest: string }
-  await using byTag = await NbdClient.open(load.plan.nbd, `${name}:new`)
-  const before = half(load, byTag, bytes, 0, `${name}:new`)
-  await api(load, 'PUT', `/v1/images/${name}:moving`, JSON.stringify({ from: `${name}:new` }), 200)
-  await using moved = await NbdClient.open(load.plan.nbd, `${name}:moving`)
-  if (moved.size !== bytes.length) tally.differs(`${name}:moving has ${moved.size} bytes`)
+  await using stack = new AsyncDisposableStack()
+  const clients = new Map<string, NbdClient>()
+  const open = async (ref: string): Promise<void> => {
+    const client = stack.use(await NbdClient.open(plan.nbd, ref))
+    if (client.size !== bytes.length) tally.differs(`${ref} has ${client.size} bytes`)
+    clients.set(ref, client)
+  }
+  await open(tags[0])
+  await api(load, 'PUT', `/v1/images/${tags[1]}`, JSON.stringify({ from: tags[0] }), 200)
   tally.tagMoves++
-  const whole = await fetch(`${load.plan.http}/v1/images/${name}:new/-/raw`)
-  await api(load, 'DELETE', `/v1/images/${name}:new`, undefined, 204)
+  await open(tags[1])
+  await open(`${name}@${digest}`)
+  const removed = { bytes, clients, stack }
+  const before = readAll(load, removed, 'while it is removed')
+  const whole = await fetch(`${plan.http}/v1/images/${tags[0]}/-/raw`)
+  for (const tag of tags) await api(load, 'DELETE', `/v1/images/${tag}`, undefined, 204)
   tally.removals++
   await before
-  await half(load, byTag, bytes, 1, `${name}, removed`)
-  tally.comparedAfterRemoval += bytes.length / 2
+  for (const tag of tags) await assertGone(load, tag)
+  await readAll(load, removed, 'removed')
+  tally.comparedAfterRemoval += bytes.length * clients.size
   tally.compare(`http ${name}, removed`, Buffer.from(await whole.arrayBuffer()), bytes, 0)
-  await assertGone(load, `${name}:new`)
   const path = `/v1/images/${name}@${digest}/-/raw`
   const byDigest = await api(load, 'GET', path, undefined, 200)
   tally.compare(`http ${path}`, Buffer.from(await byDigest.arrayBuffer()), bytes, 0)
+  return { ...removed, stack: stack.move() }
+}
+
+/** Reads the image once more over every connection, and closes them. */
+async function leave(load: Load, removed: Removed | undefined): Promise<void> {
+  if (removed === undefined) return
+  try {
+    await readAll(load, removed, 'removed long ago')
+    load.tally.comparedAfterRemoval += removed.bytes.length * removed.clients.size
+    await removed.stack.disposeAsync()
+  } catch (error) {
+    load.tally.failed('an image that was removed', error)
+  }
+}
+
+/** All of the image over every connection that has it open. */
+async function readAll(load: Load, { bytes, clients }: Removed, when: string): Promise<void> {
+  await Promise.all(
+    clients.entries().map(([ref, client]) => readWhole(load, client, bytes, `${ref}, ${when}`)),
+  )
 }
 
 /** Deterministic: new bytes first, then a window of the shared file. */
@@ -70,19 +119,16 @@ export function seededBytes(seed: number, length: number): Buffer {
   return createCipheriv('aes-128-ctr', key, Buffer.alloc(16)).update(Buffer.alloc(length))
 }
 
-async function half(
+async function readWhole(
   load: Load,
   client: NbdClient,
   bytes: Buffer,
-  which: 0 | 1,
   what: string,
 ): Promise<void> {
-  const middle = bytes.length >> 1
-  const end = which === 0 ? middle : bytes.length
-  for (let at = which * middle; at < end;) {
+  for (let at = 0; at < bytes.length;) {
     const reads: Promise<void>[] = []
-    for (let i = 0; i < DEPTH && at < end; i++) {
-      const [offset, length] = [at, Math.min(READ_BYTES, end - at)]
+    for (let i = 0; i < DEPTH && at < bytes.length; i++) {
+      const [offset, length] = [at, Math.min(READ_BYTES, bytes.length - at)]
       reads.push(
         client.read(offset, length).then((got) => load.tally.compare(what, got, bytes, offset)),
       )

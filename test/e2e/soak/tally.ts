@@ -16,7 +16,10 @@ export interface TallyReport {
   readonly told: readonly string[]
   readonly imports: number
   readonly tagMoves: number
+  /** Images of which the last tag went while clients had them open. */
   readonly removals: number
+  /** Times that the readers rested, so that an import could go on. */
+  readonly rests: number
   /** Bytes compared over a connection whose image had no tag any more. */
   readonly comparedAfterRemoval: number
 }
@@ -29,6 +32,7 @@ export class Tally {
   imports = 0
   tagMoves = 0
   removals = 0
+  rests = 0
   comparedAfterRemoval = 0
   readonly #told: string[] = []
 
@@ -54,7 +58,7 @@ export class Tally {
 
   report(): TallyReport {
     const { requests, comparedBytes, differences, errors, imports } = this
-    const { tagMoves, removals, comparedAfterRemoval } = this
+    const { tagMoves, removals, rests, comparedAfterRemoval } = this
     return {
       requests,
       comparedBytes,
@@ -64,6 +68,7 @@ export class Tally {
       imports,
       tagMoves,
       removals,
+      rests,
       comparedAfterRemoval,
     }
   }
