@@ -1,6 +1,6 @@
 /**
- * The keeper's calls from another thread, and the making of ports for readers and fill threads. Every thread
- * that opens blobs or images has one of its own.
+ * The keeper's calls from the thread that opens blobs and images, and the making of ports for readers and fill
+ * threads.
  */
 import { MessageChannel, type MessagePort } from 'node:worker_threads'
 
@@ -9,7 +9,13 @@ import type { BlobKey, OpenedBlob } from './blob-table.ts'
 import type { EvictionReason } from './counters.ts'
 import type { AccountingTotals } from './epoch-ledger.ts'
 import type { ImageAccountingMemory } from './image-accounting.ts'
-import type { ControlAnswer, ControlMessage, KeeperCallName, KeeperCalls } from './messages.ts'
+import type {
+  ControlAnswer,
+  ControlMessage,
+  KeeperCallName,
+  KeeperCalls,
+  PortRole,
+} from './messages.ts'
 
 type Awaitable<K extends KeeperCallName> = Promise<Awaited<ReturnType<KeeperCalls[K]>>>
 
@@ -20,7 +26,7 @@ export class KeeperClient {
   #lastId = 0
   #closed = false
 
-  /** @param port one end of a channel; the other was given to `runKeeper` or made by `connectControl` */
+  /** @param port one end of a channel; the other was given to `runKeeper` */
   constructor(port: MessagePort) {
     this.#port = port
     port.on('message', (answer: ControlAnswer) => this.#settle(answer))
@@ -36,11 +42,6 @@ export class KeeperClient {
   /** A port for a fill thread. */
   connectFiller(): MessagePort {
     return this.#connect('filler')
-  }
-
-  /** A port for another KeeperClient. */
-  connectControl(): MessagePort {
-    return this.#connect('control')
   }
 
   /**
@@ -90,7 +91,7 @@ export class KeeperClient {
     this.#close()
   }
 
-  #connect(role: 'reader' | 'filler' | 'control'): MessagePort {
+  #connect(role: PortRole): MessagePort {
     const { port1, port2 } = new MessageChannel()
     const message: ControlMessage = { type: 'connect', role }
     this.#port.postMessage({ ...message, port: port1 }, [port1])

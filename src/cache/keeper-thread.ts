@@ -6,7 +6,13 @@ import type { MessagePort } from 'node:worker_threads'
 import { toErrorRecord } from '../core/index.ts'
 import { Keeper, type KeeperOptions } from './keeper.ts'
 import type { CacheMemory } from './memory.ts'
-import type { ControlAnswer, ControlMessage, FillReport, ReaderRequest } from './messages.ts'
+import type {
+  ControlAnswer,
+  ControlMessage,
+  FillReport,
+  PortRole,
+  ReaderRequest,
+} from './messages.ts'
 
 export interface KeeperThreadOptions extends KeeperOptions {
   readonly memory: CacheMemory
@@ -18,7 +24,10 @@ export interface KeeperThreadOptions extends KeeperOptions {
 export function runKeeper({ memory, port, ...options }: KeeperThreadOptions): Keeper {
   const keeper = new Keeper(memory, options)
   const timer = new PollTimer(keeper)
-  serveControl(keeper, port, timer)
+  port.on('message', (message: ControlMessage & { port?: MessagePort }) => {
+    if (message.type === 'call') void call(keeper, port, message).finally(() => timer.arm())
+    else if (message.port !== undefined) connect(keeper, message.role, message.port, timer)
+  })
   return keeper
 }
 
@@ -45,22 +54,8 @@ class PollTimer {
   }
 }
 
-function serveControl(keeper: Keeper, port: MessagePort, timer: PollTimer): void {
-  port.on('message', (message: ControlMessage & { port?: MessagePort }) => {
-    if (message.type === 'call') void call(keeper, port, message).finally(() => timer.arm())
-    else if (message.port !== undefined) connect(keeper, message.role, message.port, timer)
-  })
-}
-
-function connect(
-  keeper: Keeper,
-  role: 'reader' | 'filler' | 'control',
-  port: MessagePort,
-  timer: PollTimer,
-): void {
-  if (role === 'control') {
-    serveControl(keeper, port, timer)
-  } else if (role === 'filler') {
+function connect(keeper: Keeper, role: PortRole, port: MessagePort, timer: PollTimer): void {
+  if (role === 'filler') {
     port.on('message', (reports: FillReport[]) => {
       keeper.fromFiller(reports)
       timer.arm()

@@ -69,7 +69,7 @@ export interface FillReport {
   readonly error?: ErrorRecord
 }
 
-/** What the keeper does for whoever holds a control port. */
+/** What the keeper does for whoever holds its control port. */
 export interface KeeperCalls {
   openBlobs(keys: readonly BlobKey[]): OpenedBlob[]
   /** Resolves when none of its pages is in memory. */
@@ -85,6 +85,9 @@ export interface KeeperCalls {
 
 export type KeeperCallName = keyof KeeperCalls
 
+/** Who is at the other end of a port that comes with a `connect`. */
+export type PortRole = 'reader' | 'filler'
+
 export type ControlMessage =
   | {
       readonly type: 'call'
@@ -92,7 +95,7 @@ export type ControlMessage =
       readonly name: KeeperCallName
       readonly args: readonly unknown[]
     }
-  | { readonly type: 'connect'; readonly role: 'reader' | 'filler' | 'control' }
+  | { readonly type: 'connect'; readonly role: PortRole }
 
 export interface ControlAnswer {
   readonly id: number
