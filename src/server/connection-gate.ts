@@ -30,6 +30,11 @@ export function createConnectionGate(max: number, maxPerPeer: number): Connectio
   return { buffer, key: new Uint8Array(randomBytes(KEY_BYTES)), max, maxPerPeer }
 }
 
+/** Connections inside, of all threads. */
+export function connectionsInside({ buffer }: ConnectionGateMemory): number {
+  return Atomics.load(new Int32Array(buffer), TOTAL)
+}
+
 export class ConnectionGate {
   readonly #memory: ConnectionGateMemory
   readonly #counters: Int32Array

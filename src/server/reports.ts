@@ -20,6 +20,8 @@ import {
 import type { CounterMemory } from '../core/index.ts'
 import { sumCounters } from '../core/index.ts'
 import type { Catalogue } from './catalogue.ts'
+import type { ConnectionGateMemory } from './connection-gate.ts'
+import { connectionsInside } from './connection-gate.ts'
 import type { Client, DiskUsage, Sharing, SharingRow, Stats } from './http/index.ts'
 import { readHttpCounters } from './http/index.ts'
 import type { ImageRegistry } from './image-registry.ts'
@@ -27,6 +29,7 @@ import type { ImportProcesses } from './import-processes.ts'
 import type { Jobs } from './jobs.ts'
 import type { AccountedImage, MetricsSnapshot } from './metrics/definition.ts'
 import type { ServerSummary } from './run-options.ts'
+import type { Uploads } from './uploads.ts'
 import type { UsageIndex } from './usage-index.ts'
 import { COMMIT, VERSION } from './version.ts'
 
@@ -46,6 +49,8 @@ export interface ReportsOptions {
   readonly processes: ImportProcesses
   readonly counters: FrontCounters
   readonly workers: number
+  readonly httpGate: ConnectionGateMemory
+  readonly uploads: Uploads
   /** The clients of all workers, asked for each time. */
   readonly clients: () => Promise<Client[]>
 }
@@ -60,7 +65,8 @@ export class Reports {
   }
 
   async stats(): Promise<Stats> {
-    const { memory, keeper, counters, workers, clients, catalogue } = this.#options
+    const { memory, keeper, counters, workers, clients, catalogue, httpGate, uploads } =
+      this.#options
     const sums = sumCacheCounters(memory)
     const cache = cacheStats(sums)
     const domains = (await keeper.domains()).map(([domain, no]) =>
@@ -88,7 +94,9 @@ export class Reports {
       ),
       storeReadBytes: cache.fillBytes,
       nbdConnections: nbd[NBD_COUNTER.CONNECTIONS] ?? 0,
+      httpConnections: connectionsInside(httpGate),
       httpRequests: http.requests,
+      uploads: uploads.counts,
       images: (await catalogue.tagged()).length,
       clients: await clients(),
     }

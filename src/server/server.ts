@@ -99,6 +99,10 @@ export async function runServer(
     },
   })
   const jobs = new Jobs({ processes, logger: importLog })
+  const gates = {
+    nbdGate: createConnectionGate(config.maxConnections, config.maxConnectionsPerPeer),
+    httpGate: createConnectionGate(config.maxConnections, config.maxConnectionsPerPeer),
+  }
   const reports = new Reports({
     memory,
     keeper,
@@ -109,6 +113,8 @@ export async function runServer(
     processes,
     counters,
     workers: config.workers,
+    httpGate: gates.httpGate,
+    uploads,
     clients: () => threads.clients(),
   })
   const control = new MainControlPlane({
@@ -122,10 +128,6 @@ export async function runServer(
     epoch,
   })
   const metrics = new Metrics(() => reports.metricsSnapshot())
-  const gates = {
-    nbdGate: createConnectionGate(config.maxConnections, config.maxConnectionsPerPeer),
-    httpGate: createConnectionGate(config.maxConnections, config.maxConnectionsPerPeer),
-  }
   for (let workerNo = 0; workerNo < config.workers; workerNo++) {
     const setup = {
       workerNo,

@@ -68,12 +68,18 @@ export class Uploads implements AsyncDisposable {
     this.#timer.unref()
   }
 
+  /** How many there are now. */
+  get counts(): { readonly receiving: number; readonly parked: number } {
+    return { receiving: this.#receiving.size + this.#opening, parked: this.#parked.size }
+  }
+
   /**
    * Admits an upload of the announced size, or of an unknown one.
    * @throws ERR_STORE_FULL, ERR_UPLOADS_EXHAUSTED
    */
   async begin(domain: string, sizeBytes: number | undefined): Promise<Upload> {
-    const count = this.#receiving.size + this.#parked.size + this.#opening
+    const { receiving, parked } = this.counts
+    const count = receiving + parked
     if (count >= MAX_UPLOADS) {
       throw new AppError(
         'ERR_UPLOADS_EXHAUSTED',

@@ -247,6 +247,8 @@ export class MemoryControl implements ControlPlane {
       servedBytes: 1_000_000 + this.served,
       storeReadBytes: 100_000,
       nbdConnections: 1,
+      httpConnections: 2,
+      uploads: { receiving: this.uploads.size, parked: 0 },
       httpRequests: 7,
       images: this.#tags().length,
       clients: [

@@ -1,11 +1,13 @@
 /** What a server reports of itself: nothing of another domain, and nothing that has changed since. */
 import assert from 'node:assert/strict'
+import { once } from 'node:events'
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
 
-import type { DiskUsage, Sharing } from '../../src/server/http/schemas.ts'
+import type { DiskUsage, Sharing, Stats } from '../../src/server/http/schemas.ts'
 import { startServerProcess } from '../e2e/server-process.ts'
 
 const BLOB = Buffer.alloc(50_000, 'a blob of its own')
@@ -64,4 +66,36 @@ test('resident and brought in bytes of a domain are its own; a blob that was upl
   } finally {
     await rm(folder, { recursive: true, force: true })
   }
+})
+
+test('stats count open connections of HTTP, and uploads that are coming or parked', async () => {
+  await using server = await startServerProcess({ args: ['--workers', '2'] })
+  const stats = () => server.getJson<Stats>('/v1/stats')
+  const before = await stats()
+  assert.deepEqual(before.uploads, { receiving: 0, parked: 0 })
+  assert.ok(before.httpConnections >= 1, 'the one that asks')
+
+  const sockets = await Promise.all(
+    Array.from({ length: 5 }, async () => {
+      const socket = connect(Number(new URL(server.http).port), '127.0.0.1')
+      await once(socket, 'connect')
+      const answered = once(socket, 'data')
+      socket.write(
+        'POST /v1/blobs/d HTTP/1.1\r\nhost: localhost\r\nexpect: 100-continue\r\ncontent-length: 9\r\n\r\n',
+      )
+      await answered // the go-ahead comes after admission
+      return socket
+    }),
+  )
+  const during = await stats()
+  assert.equal(during.httpConnections - before.httpConnections, 5)
+  assert.deepEqual(during.uploads, { receiving: 5, parked: 0 })
+  for (const socket of sockets) socket.destroy()
+  const parked = await fetch(`${server.http}/v1/blobs/d?park=true`, { method: 'POST', body: BLOB })
+  assert.ok(parked.ok)
+  // fetch keeps connections of its own; the five are gone when no more than those are open.
+  const fetching = 3
+  let now = await stats()
+  while (now.httpConnections > fetching || now.uploads.receiving > 0) now = await stats()
+  assert.deepEqual(now.uploads, { receiving: 0, parked: 1 })
 })

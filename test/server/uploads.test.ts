@@ -127,7 +127,9 @@ describe('uploads', () => {
     const parked = uploads.take('d', (await uploads.begin('d', 1)).id)
     await uploads.park(parked, DIGEST)
     assert.ok((await stat(parked.staged.path)).isFile())
+    assert.deepEqual(uploads.counts, { receiving: 1, parked: 1 })
     await uploads[Symbol.asyncDispose]()
+    assert.deepEqual(uploads.counts, { receiving: 0, parked: 0 })
     assert.deepEqual(
       [await exists(receiving.staged.path), await exists(parked.staged.path)],
       [false, false],
