@@ -9,9 +9,9 @@ import type { Load } from './load.ts'
 import { NbdClient } from './nbd-client.ts'
 
 const MIB = 1024 * 1024
-/** Reads of the whole image, one after the other; four under way. */
+/** Reads of the whole image, one after the other, so many under way: beside 500 clients, each takes its second. */
 const READ_BYTES = 192 * 1024 + 512
-const DEPTH = 4
+const DEPTH = 16
 /** Of an image, in 64 KiB chunks: so much is of bytes that the server has already. */
 const SHARED_PART = 0.75
 
