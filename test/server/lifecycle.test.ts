@@ -66,7 +66,7 @@ function nbdAddress(server: ServerProcess) {
 async function stalled(server: ServerProcess): Promise<Socket> {
   const socket = connect(Number(new URL(server.http).port), '127.0.0.1')
   socket.on('error', () => undefined)
-  socket.write('GET /v1/images/demo/a:1/-/raw HTTP/1.1\r\nHost: x\r\n\r\n')
+  socket.write('GET /v1/images/demo/a:1/-/raw HTTP/1.1\r\nHost: localhost\r\n\r\n')
   await once(socket, 'readable')
   socket.read(100)
   socket.pause()
@@ -282,7 +282,7 @@ describe('stopping', () => {
     const socket = connect(Number(new URL(server.http).port), '127.0.0.1')
     socket.on('error', () => undefined)
     socket.write(
-      'POST /v1/images/demo/x:1 HTTP/1.1\r\nHost: x\r\nContent-Type: application/octet-stream\r\n' +
+      'POST /v1/images/demo/x:1 HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/octet-stream\r\n' +
         `Content-Length: ${IMAGE_BYTES}\r\n\r\n${'x'.repeat(1000)}`,
     )
     const importing = server.run('import', 'erofs', join(folder, 'a'), 'demo/a:1')
