@@ -142,7 +142,8 @@ export class Connection implements HandshakeHandler, SessionHandler, OutputSink 
       const reads = this.#session?.receive(chunk, received) ?? 0
       this.#settle()
       this.#moderate(reads)
-      this.#services.poller?.served(received)
+      if (reads === 0 && this.#waiting) this.#services.poller?.waiting(received)
+      else this.#services.poller?.served(received)
     } else if (this.#phase === 'negotiating') {
       this.#handshake.push(chunk)
       this.#settle()
@@ -286,6 +287,12 @@ export class Connection implements HandshakeHandler, SessionHandler, OutputSink 
   readonly #onPump = (): void => {
     this.#pumpScheduled = false
     this.#onQueueMoved()
+    this.#services.poller?.answered(this.#waiting)
+  }
+
+  /** Reads are in flight, and it is not the socket that they wait for. */
+  get #waiting(): boolean {
+    return this.#session !== undefined && this.#session.inFlight > 0 && !this.#output.busy
   }
 
   #onQueueMoved(): void {

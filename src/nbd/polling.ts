@@ -1,12 +1,12 @@
 /**
- * Keeps the event loop awake for a moment after a request, because waking it from epoll costs a dependent
- * read more than serving it. Adaptive: it polls only while requests do come within the window, never for
- * more than a share of the thread's time, and it can be switched off. One poller serves all connections of
- * a thread; it knows nothing of what they do.
+ * Keeps the event loop awake for a moment after a reply, and while a read waits for the disk, because waking it
+ * from epoll costs a dependent read more than serving it. Adaptive: it polls only while what it waits for does come
+ * within the window, never for more than a share of the thread's time, and it can be switched off. One poller serves
+ * all connections of a thread; it knows nothing of what they do.
  */
 
 export interface PollingOptions {
-  /** Microseconds to stay awake after a request; 50 to 200 pay, the default is 100. */
+  /** Microseconds to stay awake after a reply; 50 to 200 pay, the default is 100. */
   readonly windowMicros?: number
   /** The largest part of the thread's time, 0 to 1, that may go into polling. Default 0.75. */
   readonly maxShare?: number
@@ -14,6 +14,12 @@ export interface PollingOptions {
 
 const DEFAULT_WINDOW_MICROS = 100
 const DEFAULT_MAX_SHARE = 0.75
+/**
+ * How long to stay awake for a read that is not in memory: a page from a solid-state disk is there by then. It passes
+ * through two more threads; while this one occupies its processor they share another one, and hand over without
+ * waking any.
+ */
+const FILL_WINDOW_MS = 0.4
 /** Seconds over which the share is kept: time saved up beyond it is lost. */
 const SHARE_HORIZON_MS = 100
 /** Weight of the newest request in the average of requests that came in time: about the last 16 count. */
@@ -27,8 +33,10 @@ const STOP_BELOW = 0.3
  * processor: a poller uses up the time slice that its next request needs, so that sleeping is better then.
  */
 const STALL_MS = 0.5
-/** How long it does not poll after a stall; doubled by each stall that follows soon, up to a second. */
+/** How long it does not poll after a stall; doubled by each stall that follows soon, up to a second, else halved. */
 const MIN_PAUSE_MS = 20
+/** A stall so soon after a pause means that the processor is still wanted by others. */
+const SOON_MS = 20
 const MAX_PAUSE_MS = 1000
 
 /** What the poller needs of its surroundings; replaced in tests. */
@@ -50,9 +58,13 @@ export class Poller {
   readonly #clock: PollingClock
   readonly #onSpent: (seconds: number) => void
   readonly #turn = (): void => this.#onTurn()
-  /** Moving average: the part of requests that came within the window after the one before. */
+  /** Moving average: the part of requests that came within the window after the last reply. */
   #inTime = 0
-  #lastRequest = -Infinity
+  /** Moving average: the part of reads not in memory that were answered within their window. Hopeful at first. */
+  #fillsInTime = 1
+  #lastReply = -Infinity
+  /** Since when reads have been waiting for the disk, none of them answered. */
+  #waitingSince: number | undefined
   #deadline = 0
   #armed = false
   #lastTurn = 0
@@ -81,13 +93,39 @@ export class Poller {
 
   /** Requests have been received at `received` and served by now. */
   served(received: number): void {
-    const gap = received - this.#lastRequest
-    this.#inTime += ((gap <= this.#windowMs ? 1 : 0) - this.#inTime) * LEARNING_RATE
+    this.#requested(received)
     const now = this.#clock.now()
-    this.#lastRequest = now
-    this.#deadline = now + this.#windowMs
+    this.#lastReply = now
     // Either processor time was lost while serving, or so much was served that waking up hardly counts.
     if (now - received > STALL_MS) this.#pause(now)
+    this.#stayAwake(now, this.#windowMs)
+  }
+
+  /** Requests have been received at `received`, and some of them wait for the disk. */
+  waiting(received: number): void {
+    this.#requested(received)
+    const now = this.#clock.now()
+    this.#waitingSince ??= now
+    if (this.#fillsInTime >= STOP_BELOW) this.#stayAwake(now, FILL_WINDOW_MS)
+  }
+
+  /** Some of the requests that waited for the disk have been served by now; `more` still wait. */
+  answered(more: boolean): void {
+    const now = this.#clock.now()
+    const waited = now - (this.#waitingSince ?? now)
+    this.#fillsInTime += ((waited <= FILL_WINDOW_MS ? 1 : 0) - this.#fillsInTime) * LEARNING_RATE
+    this.#waitingSince = more ? now : undefined
+    this.#lastReply = now
+    this.#stayAwake(now, this.#windowMs)
+  }
+
+  #requested(received: number): void {
+    const gap = received - this.#lastReply
+    this.#inTime += ((gap <= this.#windowMs ? 1 : 0) - this.#inTime) * LEARNING_RATE
+  }
+
+  #stayAwake(now: number, windowMs: number): void {
+    this.#deadline = now + windowMs
     if (this.#armed) {
       // The time since the last turn went into serving, not into waiting.
       this.#lastTurn = now
@@ -114,8 +152,9 @@ export class Poller {
   }
 
   #pause(now: number): void {
-    const soon = now - this.#pauseUntil < this.#pauseMs
-    this.#pauseMs = soon ? Math.min(this.#pauseMs * 2, MAX_PAUSE_MS) : MIN_PAUSE_MS
+    const soon = now - this.#pauseUntil < SOON_MS
+    const factor = soon ? 2 : 0.5
+    this.#pauseMs = Math.min(Math.max(this.#pauseMs * factor, MIN_PAUSE_MS), MAX_PAUSE_MS)
     this.#pauseUntil = now + this.#pauseMs
   }
 

@@ -28,6 +28,16 @@ class Clock {
     this.poller.served(received)
   }
 
+  /** A request whose page comes from the disk `fillMs` later; `behind` ms after the last reply. */
+  miss(behind: number, fillMs: number): void {
+    this.run(behind)
+    const received = this.time
+    this.time += 0.005
+    this.poller.waiting(received)
+    this.run(fillMs)
+    this.poller.answered(false)
+  }
+
   run(ms: number): void {
     const end = this.time + ms
     while (this.#next !== undefined && this.time + this.turnMs <= end) {
@@ -103,4 +113,37 @@ test('it stays away while the thread keeps losing its processor, and comes back'
   clock.turnMs = 0.005
   while (clock.time < start + 5000) clock.request(0.03)
   assert.ok(clock.poller.polling)
+})
+
+test('it stays awake while a page comes from the disk, and behind the reply', () => {
+  const clock = new Clock({ maxShare: 1 })
+  for (let i = 0; i < 40; i++) clock.miss(0.03, 0.15)
+  clock.run(0.03)
+  const received = clock.time
+  clock.poller.waiting(received)
+  clock.run(0.2)
+  assert.ok(clock.poller.polling)
+  clock.run(5)
+  assert.equal(clock.poller.polling, false)
+})
+
+test('pages that take long are not waited for awake', () => {
+  const clock = new Clock()
+  for (let i = 0; i < 40; i++) clock.miss(0.03, 8)
+  const before = clock.spent
+  for (let i = 0; i < 100; i++) clock.miss(0.03, 8)
+  // What is left is the window behind each reply.
+  assert.ok((clock.spent - before) * 1000 < 100 * 0.11, `${clock.spent - before} s`)
+})
+
+test('a lost processor now and then costs a pause of 20 ms, not all polling', () => {
+  const clock = new Clock()
+  for (let i = 0; i < 40; i++) clock.request(0.03)
+  let polled = 0
+  for (let i = 0; i < 30_000; i++) {
+    clock.turnMs = i % 3000 === 0 ? 2 : 0.005
+    clock.request(clock.turnMs + 0.03)
+    if (clock.poller.polling) polled++
+  }
+  assert.ok(polled > 20_000, `${polled} of 30,000 requests`)
 })
