@@ -4,6 +4,7 @@
  */
 import * as fs from 'node:fs'
 
+import { IMPORT_CALL_BYTES } from '../core/index.ts'
 import { corrupt, readError, writeError } from './errors.ts'
 
 /** Large enough that a system call is cheap beside its bytes, small beside an import's other buffers. */
@@ -13,7 +14,8 @@ export const SPOOL_BUFFER_BYTES = 256 * 1024
 export function writeFully(fd: number, bytes: Uint8Array, position: number | null = null): void {
   for (let done = 0; done < bytes.byteLength;) {
     const at = position === null ? null : position + done
-    done += fs.writeSync(fd, bytes, done, bytes.byteLength - done, at)
+    const length = Math.min(bytes.byteLength - done, IMPORT_CALL_BYTES)
+    done += fs.writeSync(fd, bytes, done, length, at)
   }
 }
 
@@ -22,7 +24,8 @@ export function readFully(fd: number, target: Uint8Array, position: number, what
   for (let done = 0; done < target.byteLength;) {
     let count: number
     try {
-      count = fs.readSync(fd, target, done, target.byteLength - done, position + done)
+      const length = Math.min(target.byteLength - done, IMPORT_CALL_BYTES)
+      count = fs.readSync(fd, target, done, length, position + done)
     } catch (error) {
       throw readError(error, what)
     }

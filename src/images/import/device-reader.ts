@@ -7,7 +7,7 @@ import { createHash } from 'node:crypto'
 import { closeSync, fstatSync, openSync, readSync } from 'node:fs'
 
 import type { ByteSource, Digest } from '../../core/index.ts'
-import { checkRange, KIB, MIB } from '../../core/index.ts'
+import { checkRange, IMPORT_CALL_BYTES, KIB, MIB } from '../../core/index.ts'
 import { imageError } from '../errors.ts'
 import type { DeviceSpan } from './metadata-cuts.ts'
 import { FIXED_PIECE_BYTES } from './metadata-cuts.ts'
@@ -154,7 +154,8 @@ function readFully(device: OpenDevice, target: Buffer, position: number): void {
   for (let done = 0; done < target.length;) {
     let read: number
     try {
-      read = readSync(device.fd, target, done, target.length - done, position + done)
+      const length = Math.min(target.length - done, IMPORT_CALL_BYTES)
+      read = readSync(device.fd, target, done, length, position + done)
     } catch (error) {
       throw imageError('ERR_IMPORT_SOURCE', `cannot read byte ${position + done} to import`, {
         cause: error,

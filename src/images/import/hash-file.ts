@@ -2,7 +2,7 @@
 import { createReadStream } from 'node:fs'
 
 import type { Digest } from '../../core/index.ts'
-import { AppError } from '../../core/index.ts'
+import { AppError, IMPORT_CALL_BYTES } from '../../core/index.ts'
 import type { Store } from '../../store/index.ts'
 import type { FileReport } from '../import-messages.ts'
 import { DeviceReader } from './device-reader.ts'
@@ -38,12 +38,9 @@ export async function storeFile(options: FileOptions): Promise<FileReport> {
   const { store, domain, path, expected, signal } = options
   const { digest, size, created } = await store
     .domain(domain)
-    .blobs.putStream(createReadStream(path, { highWaterMark: READ_BYTES }), {
+    .blobs.putStream(createReadStream(path, { highWaterMark: IMPORT_CALL_BYTES }), {
       ...(expected === undefined ? {} : { digest: expected }),
       ...(signal === undefined ? {} : { signal }),
     })
   return { digest, sizeBytes: size, created }
 }
-
-/** As large as the writes of a blob. */
-const READ_BYTES = 1024 * 1024

@@ -6,7 +6,7 @@ import { createHash } from 'node:crypto'
 import { closeSync, openSync, readSync } from 'node:fs'
 
 import type { Digest } from '../../core/index.ts'
-import { MIB } from '../../core/index.ts'
+import { IMPORT_CALL_BYTES, MIB } from '../../core/index.ts'
 import type { DeviceMap } from '../../store/index.ts'
 import { AddressMap } from '../address-map.ts'
 import type { PieceVisitor, ViewBlob } from '../range-map.ts'
@@ -104,7 +104,8 @@ class OpenBlobs implements Disposable {
   #read(blob: Digest, position: number, target: Buffer): void {
     const fd = this.#fd(blob)
     for (let done = 0; done < target.length;) {
-      const read = readSync(fd, target, done, target.length - done, position + done)
+      const length = Math.min(target.length - done, IMPORT_CALL_BYTES)
+      const read = readSync(fd, target, done, length, position + done)
       // A blob that is too short gives other bytes, and so another digest.
       if (read === 0) {
         target.fill(0, done)
