@@ -5,7 +5,7 @@
 import assert from 'node:assert/strict'
 import { readdirSync } from 'node:fs'
 
-import { heldBytes } from '../collect-garbage.ts'
+import { heldBytes, settledBytes } from '../collect-garbage.ts'
 
 /** What a process in use may grow by; a buffer of 64 KiB leaked once in a hundred images would be more. */
 const MAX_GROWTH_BYTES = 24 * 2 ** 20
@@ -24,9 +24,9 @@ export class Leftovers {
   }
 
   /** @returns figures for evidence */
-  assertNone(): { readonly grownBytes: number; readonly peakBytes: number } {
+  async assertNone(): Promise<{ readonly grownBytes: number; readonly peakBytes: number }> {
     this.assertNoFiles()
-    const grownBytes = heldBytes() - this.#held
+    const grownBytes = (await settledBytes()) - this.#held
     assert.ok(grownBytes < MAX_GROWTH_BYTES, `${grownBytes} bytes more are reachable`)
     const peakBytes = Math.max(0, process.resourceUsage().maxRSS * 1024 - this.#resident)
     assert.ok(peakBytes < MAX_PEAK_BYTES, `${peakBytes} bytes above the start at the peak`)

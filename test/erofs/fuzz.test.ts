@@ -185,7 +185,7 @@ async function fuzzMany(target: Target): Promise<void> {
     await fuzzOne(target, target.firstSeed + tally.images, tally)
   }
   const { images, codes, mostCpuMs } = tally
-  const left = leftovers?.assertNone()
+  const left = await leftovers?.assertNone()
   const seeds = `${target.firstSeed}…${target.firstSeed + images - 1}`
   const figures = { images, codes: codes.size, mostCpuMs, seeds, ...left }
   evidence(`fuzz.reader.${target.name}`, figures)

@@ -140,7 +140,7 @@ async function fuzzGroup(group: Group): Promise<void> {
   const { codes, ...counts } = tally
   const images = group.title.replaceAll(' ', '-')
   const seeds = `${group.firstSeed}…${group.firstSeed + tally.images - 1}`
-  const left = leftovers?.assertNone()
+  const left = await leftovers?.assertNone()
   evidence('fuzz.import', { group: images, ...counts, codes: codes.size, seeds, ...left })
   // The damage must reach the parser, not stop at the superblock.
   assert.ok(tally.parsed > tally.images / 5, JSON.stringify(counts))
