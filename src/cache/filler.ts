@@ -110,9 +110,9 @@ class Filler {
     this.#work()
   }
 
-  async #fillAlone(order: Order): Promise<void> {
+  async #fillAlone(order: Order, again = false): Promise<void> {
     try {
-      await this.#fill([order])
+      await this.#fill([order], again)
     } catch (error) {
       this.#fail(order, error)
     }
@@ -141,7 +141,11 @@ class Filler {
     return this.#background
   }
 
-  async #fill(orders: readonly Order[]): Promise<void> {
+  /**
+   * Reads, checks and reports. A page with another digest than recorded is read once more, alone, from the file
+   * as it is now: an operator may have put a good one in its place.
+   */
+  async #fill(orders: readonly Order[], again = false): Promise<void> {
     const [first] = orders
     if (first === undefined) return
     const key = await this.#open(first.blobNo)
@@ -157,31 +161,41 @@ class Filler {
     const count = Math.ceil(length / DIGEST_PAGE_BYTES)
     const asked = this.#source.pageDigests(key, first.pageNo * perFrame, count)
     const digests = asked instanceof Uint8Array ? asked : await asked
+    const wrong: [Order, AppError][] = []
     orders.forEach((order, i) => {
       const frame = targets[i]
       if (frame === undefined) return
       frame.fill(0, order.validBytes)
       const own = digests.subarray(i * perFrame * DIGEST_BYTES, (i + 1) * perFrame * DIGEST_BYTES)
-      this.#verify(key, order, frame, own)
+      const error = this.#verify(key, order, frame, own)
+      if (error === undefined) this.#reports.push({ frame: order.frame })
+      else wrong.push([order, error])
     })
+    if (wrong.length > 0) this.#source.suspectBlob?.(key)
+    for (const [order, error] of wrong) {
+      if (again) this.#fail(order, error)
+      else await this.#fillAlone(order, true)
+    }
   }
 
-  #verify(key: BlobKey, { frame, pageNo, validBytes }: Order, bytes: Buffer, digests: Uint8Array) {
+  #verify(
+    key: BlobKey,
+    { pageNo, validBytes }: Order,
+    bytes: Buffer,
+    digests: Uint8Array,
+  ): AppError | undefined {
     for (let at = 0, i = 0; at < validBytes; at += DIGEST_PAGE_BYTES, i++) {
       const piece = bytes.subarray(at, Math.min(at + DIGEST_PAGE_BYTES, validBytes))
       const expected = digests.subarray(i * DIGEST_BYTES, (i + 1) * DIGEST_BYTES)
       if (hash('sha256', piece, 'buffer').equals(expected)) continue
       const offset = pageNo * this.#frameSize + at
-      const error = new AppError(
+      return new AppError(
         'ERR_CACHE_PAGE_CORRUPT',
         `blob ${key.digest}: ${piece.length} bytes at offset ${offset} do not have the recorded digest`,
         { details: { domain: key.domain, blob: key.digest, offset, length: piece.length } },
       )
-      this.#source.suspectBlob?.(key)
-      this.#reports.push({ frame, error: toErrorRecord(error) })
-      return
     }
-    this.#reports.push({ frame })
+    return undefined
   }
 
   #fail({ frame, blobNo, pageNo }: Order, error: unknown): void {

@@ -80,7 +80,20 @@ describe('fill thread', () => {
     }
   })
 
-  test('a page without its digest makes the source look anew, and is read again when it is asked for', async () => {
+  test('a page without its digest makes the source look anew, and is read once more', async () => {
+    const { source, cache, bytes, blob } = await setup(4)
+    await using _ = cache
+    source.damage = (target, offset) => {
+      // The file is replaced before the second look.
+      if (offset === PAGE && source.suspected.length === 0) target[5] = ~(target[5] ?? 0)
+    }
+    using lease = await cache.reader.read(runs([blob, 0, 4 * PAGE]), context())
+    assert.deepEqual(joined(lease.parts), bytes)
+    assert.deepEqual(source.suspected, ['a'])
+    assert.equal(cache.stats.fillErrors.ERR_CACHE_PAGE_CORRUPT, 0)
+  })
+
+  test('a page that has not its digest twice fails, and is read again when it is asked for', async () => {
     const { source, cache, bytes, blob } = await setup(2)
     await using _ = cache
     const read = () => cache.reader.read(runs([blob, 0, 2 * PAGE]), context())
@@ -88,11 +101,12 @@ describe('fill thread', () => {
       if (offset === PAGE) target[5] = ~(target[5] ?? 0)
     }
     await assert.rejects(read(), { code: 'ERR_CACHE_PAGE_CORRUPT' })
-    assert.deepEqual(source.suspected, ['a'])
+    assert.deepEqual(source.suspected, ['a', 'a'])
+    assert.equal(cache.stats.fillErrors.ERR_CACHE_PAGE_CORRUPT, 1)
     source.damage = undefined
     using lease = await read()
     assert.deepEqual(joined(lease.parts), bytes)
-    assert.deepEqual(source.suspected, ['a'])
+    assert.equal(source.suspected.length, 2)
   })
 
   test('zeroes what lies behind the end of the blob', async () => {
