@@ -97,7 +97,7 @@ export class Poller {
     const now = this.#clock.now()
     this.#lastReply = now
     // Either processor time was lost while serving, or so much was served that waking up hardly counts.
-    if (now - received > STALL_MS) this.#pause(now)
+    if (now - received > STALL_MS) this.#pauseUntil = Math.max(this.#pauseUntil, now + MIN_PAUSE_MS)
     this.#stayAwake(now, this.#windowMs)
   }
 

@@ -147,3 +147,11 @@ test('a lost processor now and then costs a pause of 20 ms, not all polling', ()
   }
   assert.ok(polled > 20_000, `${polled} of 30,000 requests`)
 })
+
+test('requests that take long to serve do not keep it away for long', () => {
+  const clock = new Clock()
+  for (let i = 0; i < 1000; i++) clock.request(0.02, 2)
+  const start = clock.time
+  while (clock.time < start + 50) clock.request(0.03)
+  assert.ok(clock.poller.polling)
+})
