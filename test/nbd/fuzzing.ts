@@ -9,9 +9,8 @@ import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { Duplex } from 'node:stream'
-import { setFlagsFromString } from 'node:v8'
-import { runInNewContext } from 'node:vm'
 
+import { settledBytes } from '../collect-garbage.ts'
 import { Random } from '../random.ts'
 import { evidence } from '../evidence.ts'
 import type { ClientStream, StreamOptions } from './client-streams.ts'
@@ -86,10 +85,10 @@ class FuzzRun {
     for (let i = 0; full ? performance.now() < deadline : i < sessions; i++) {
       await this.session(i)
       if (i % CHECK_EVERY === 0) await inTime(this.#serves(i))
-      if (i === WARM_UP) baseline = heldBytes()
+      if (i === WARM_UP) baseline = await settledBytes()
     }
     await inTime(this.#serves(1))
-    const grown = heldBytes() - baseline
+    const grown = (await settledBytes()) - baseline
     this.counts.grown_bytes = grown
     assert.ok(grown < GROWTH_BYTES, `${grown} bytes more than after ${WARM_UP} sessions`)
     const outcomes = new Map<string, number>()
@@ -262,13 +261,4 @@ function uniqueByCookie(
     known.count++
   }
   return found
-}
-
-/** Bytes that are reachable, in and outside of the heap. */
-function heldBytes(): number {
-  setFlagsFromString('--expose-gc')
-  const gc = runInNewContext('gc') as () => void
-  gc()
-  const { heapUsed, external } = process.memoryUsage()
-  return heapUsed + external
 }
