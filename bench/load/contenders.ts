@@ -12,7 +12,7 @@ import { connect } from 'node:net'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 
-import { startServerProcess } from '../../test/e2e/server-process.ts'
+import { runOk, startServerProcess } from '../../test/e2e/server-process.ts'
 
 const START_DEADLINE_MS = 20_000
 /** USER_HZ: the unit of /proc/PID/stat on Linux. */
@@ -63,6 +63,26 @@ export async function nbdkitFile(image: string): Promise<Contender> {
     'file',
     image,
   ])
+}
+
+/**
+ * Ours and nbdkit's file plugin in turn, `rounds` times: each new, with nothing of its files in the kernel's page
+ * cache, and ended before the next begins. Needs root.
+ */
+export async function* coldContenders(
+  image: string,
+  data: string,
+  rounds: number,
+): AsyncGenerator<Contender, void, void> {
+  const starts = [() => commonpage({ image, front: 'nbd', data }), () => nbdkitFile(image)]
+  for (let round = 0; round < rounds; round++) {
+    for (const start of starts) {
+      await using contender = await start()
+      await runOk('sync', [])
+      writeFileSync('/proc/sys/vm/drop_caches', '3\n')
+      yield contender
+    }
+  }
 }
 
 /** The ceiling: no file behind it. */

@@ -7,7 +7,7 @@
  * binding, its inodes and entries to the mount, and all three are new.
  */
 import { mkdirSync, symlinkSync, writeFileSync } from 'node:fs'
-import { copyFile, mkdtemp, rm, stat, writeFile } from 'node:fs/promises'
+import { copyFile, mkdtemp, rm, stat } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 
@@ -15,7 +15,7 @@ import { mountExport } from '../../test/e2e/kernel-mount.ts'
 import { runOk } from '../../test/e2e/server-process.ts'
 import { Random } from '../../test/random.ts'
 import type { Contender } from './contenders.ts'
-import { commonpage, cpuSeconds, nbdkitFile, peakBytes } from './contenders.ts'
+import { coldContenders, commonpage, cpuSeconds, nbdkitFile, peakBytes } from './contenders.ts'
 import type { NbdLoad } from './load.ts'
 import { fio, median } from './load.ts'
 import { writeReport } from './report.ts'
@@ -122,16 +122,8 @@ async function cold(image: string, folder: string): Promise<Row[]> {
   await copyFile(image, onDisk)
   const data = join(folder, 'data')
   const measurements = new Measurements()
-  for (let round = 0; round < rounds; round++) {
-    for (const start of [
-      (): Promise<Contender> => commonpage({ image: onDisk, front: 'nbd', data }),
-      (): Promise<Contender> => nbdkitFile(onDisk),
-    ]) {
-      await using contender = await start()
-      await runOk('sync', [])
-      await writeFile('/proc/sys/vm/drop_caches', '3\n')
-      await measurements.add(contender)
-    }
+  for await (const contender of coldContenders(onDisk, data, rounds)) {
+    await measurements.add(contender)
   }
   return measurements.rows('cold')
 }

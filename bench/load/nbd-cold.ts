@@ -3,13 +3,11 @@
  * with the kernel's page cache dropped before each run. 4 KiB at depth 1 tells the latency of a miss,
  * 1 MiB in order the throughput of filling. Needs root.
  */
-import { copyFile, mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { copyFile, mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 
-import { runOk } from '../../test/e2e/server-process.ts'
-import type { Contender } from './contenders.ts'
-import { commonpage, nbdkitFile, peakBytes } from './contenders.ts'
+import { coldContenders, peakBytes } from './contenders.ts'
 import { benchImage } from './image.ts'
 import type { Measured, NbdLoad } from './load.ts'
 import { fio, medians } from './load.ts'
@@ -46,17 +44,10 @@ try {
   for (const [scenario, load] of Object.entries(scenarios)) {
     const runs = new Map<string, Measured[]>()
     const peaks = new Map<string, number>()
-    for (let round = 0; round < rounds; round++) {
-      for (const start of [
-        (): Promise<Contender> => commonpage({ image: onDisk, front: 'nbd', data }),
-        (): Promise<Contender> => nbdkitFile(onDisk),
-      ]) {
-        await using contender = await start()
-        await runOk('sync', [])
-        await writeFile('/proc/sys/vm/drop_caches', '3\n')
-        runs.set(contender.name, [...(runs.get(contender.name) ?? []), await fio(contender, load)])
-        peaks.set(contender.name, Math.max(peaks.get(contender.name) ?? 0, peakBytes(contender)))
-      }
+    for await (const contender of coldContenders(onDisk, data, rounds)) {
+      const { name } = contender
+      runs.set(name, [...(runs.get(name) ?? []), await fio(contender, load)])
+      peaks.set(name, Math.max(peaks.get(name) ?? 0, peakBytes(contender)))
     }
     for (const [name, measured] of runs) {
       rows.push({
