@@ -20,7 +20,7 @@ const DEFAULT_MAX_SHARE = 0.75
  * waking any.
  */
 const FILL_WINDOW_MS = 0.4
-/** Seconds over which the share is kept: time saved up beyond it is lost. */
+/** Milliseconds over which the share is kept: time saved up beyond it is lost. */
 const SHARE_HORIZON_MS = 100
 /** Weight of the newest request in the average of requests that came in time: about the last 16 count. */
 const LEARNING_RATE = 1 / 16
@@ -112,8 +112,10 @@ export class Poller {
   /** Some of the requests that waited for the disk have been served by now; `more` still wait. */
   answered(more: boolean): void {
     const now = this.#clock.now()
-    const waited = now - (this.#waitingSince ?? now)
-    this.#fillsInTime += ((waited <= FILL_WINDOW_MS ? 1 : 0) - this.#fillsInTime) * LEARNING_RATE
+    if (this.#waitingSince !== undefined) {
+      const inTime = now - this.#waitingSince <= FILL_WINDOW_MS ? 1 : 0
+      this.#fillsInTime += (inTime - this.#fillsInTime) * LEARNING_RATE
+    }
     this.#waitingSince = more ? now : undefined
     this.#lastReply = now
     this.#stayAwake(now, this.#windowMs)
