@@ -8,7 +8,7 @@ import { createReadStream } from 'node:fs'
 import * as fs from 'node:fs/promises'
 
 import type { Digest } from '../core/index.ts'
-import { AppError, hexOf } from '../core/index.ts'
+import { AppError, hexOf, IMPORT_CALL_BYTES } from '../core/index.ts'
 import { BlobIndex } from './blob-index.ts'
 import { BlobSink } from './blob-sink.ts'
 import type { StoredBlob } from './blob-writer.ts'
@@ -292,7 +292,7 @@ export class BlobStore {
     if (path === undefined) return true
     const hash = createHash('sha256')
     try {
-      for await (const piece of createReadStream(path, { highWaterMark: PIECE_BYTES })) {
+      for await (const piece of createReadStream(path, { highWaterMark: IMPORT_CALL_BYTES })) {
         hash.update(piece as Buffer)
       }
     } catch (error) {
