@@ -15,7 +15,7 @@ const GATHER_BYTES = 256 * 1024
 const MAX_POOLED = 32
 /**
  * Bytes handed to the socket at once: progress of a slow reader is seen in steps of this size. On loopback 576 to
- * 832 KiB cost the kernel a sixth less for a byte than half of that or 1 MiB (docs/evidence/read-path.md).
+ * 832 KiB cost the kernel up to a sixth less for a byte than 512 KiB or 1 MiB (docs/adr/0006).
  */
 const BATCH_BYTES = 768 * 1024
 
