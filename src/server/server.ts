@@ -15,7 +15,7 @@ import { Catalogue } from './catalogue.ts'
 import { createConnectionGate } from './connection-gate.ts'
 import { MainControlPlane } from './control.ts'
 import { controlHandlers } from './control-client.ts'
-import { keepHeapsSmall } from './heaps.ts'
+import { collectAfterStart, keepHeapsSmall } from './heaps.ts'
 import { HTTP_COUNTER_COLUMNS } from './http/counters.ts'
 import { ImageRegistry, metadataBudgets } from './image-registry.ts'
 import { ImportProcesses } from './import-processes.ts'
@@ -151,6 +151,7 @@ export async function runServer(
     })
   }
   const bound = await Promise.race([listen(config, threads), death.promise])
+  collectAfterStart()
   control.listening()
   const info: ReadyInfo = { ...bound, images: (await catalogue.tagged()).length }
   const urls = { http: `http://${addressText(info.http)}/`, nbd: `nbd://${addressText(info.nbd)}/` }

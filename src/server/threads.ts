@@ -8,7 +8,7 @@ import type { Transferable } from 'node:worker_threads'
 import type { CacheMemory } from '../cache/index.ts'
 import { KeeperClient } from '../cache/index.ts'
 import { AppError, siblingModule } from '../core/index.ts'
-import { MAX_YOUNG_GENERATION_MIB } from './heaps.ts'
+import { YOUNG_GENERATION_MIB } from './heaps.ts'
 import type { Client } from './http/index.ts'
 import type { LogOptions } from './logger.ts'
 import type { RpcHandlers } from './rpc.ts'
@@ -42,7 +42,7 @@ export class Threads implements AsyncDisposable {
     this.#onDeath = onDeath
     const { port1, port2 } = new MessageChannel()
     const setup: KeeperSetup = { memory, control: port1 }
-    this.#start('keeper', './threads/keeper', setup, [port1])
+    this.#start('keeper', 'keeper', setup, [port1])
     this.keeper = new KeeperClient(port2)
   }
 
@@ -53,15 +53,13 @@ export class Threads implements AsyncDisposable {
   startFill(dataDir: string, log: LogOptions): void {
     const port = this.keeper.connectFiller()
     const setup: FillSetup = { memory: this.#memory, port, dataDir, log }
-    this.#start('fill', './threads/fill', setup, [port])
+    this.#start('fill', 'fill', setup, [port])
   }
 
   startWorker(setup: Omit<DataWorkerSetup, 'memory' | 'readerPort'>, handlers: RpcHandlers): void {
     const readerPort = this.keeper.connectReader()
     const whole: DataWorkerSetup = { ...setup, memory: this.#memory, readerPort }
-    const worker = this.#start(`worker-${setup.workerNo}`, './threads/data-worker', whole, [
-      readerPort,
-    ])
+    const worker = this.#start('data-worker', `worker-${setup.workerNo}`, whole, [readerPort])
     this.#workers.push({ workerNo: setup.workerNo, rpc: new RpcPeer(worker, handlers) })
   }
 
@@ -114,12 +112,17 @@ export class Threads implements AsyncDisposable {
     await Promise.all(this.#threads.map((thread) => thread.terminate()))
   }
 
-  #start(name: string, module: string, workerData: unknown, transferList: Transferable[]): Worker {
-    const thread = new Worker(siblingModule(import.meta.url, module), {
+  #start(
+    kind: keyof typeof YOUNG_GENERATION_MIB,
+    name: string,
+    workerData: unknown,
+    transferList: Transferable[],
+  ): Worker {
+    const thread = new Worker(siblingModule(import.meta.url, `./threads/${kind}`), {
       name,
       workerData,
       transferList,
-      resourceLimits: { maxYoungGenerationSizeMb: MAX_YOUNG_GENERATION_MIB },
+      resourceLimits: { maxYoungGenerationSizeMb: YOUNG_GENERATION_MIB[kind] },
     })
     thread.on('error', (cause) => this.#died(name, cause))
     thread.on('exit', (code) => this.#died(name, new Error(`exit code ${code}`)))

@@ -18,8 +18,8 @@ const ENVIRONMENT = {
     new URL('../../node_modules/.cache/commonpage', import.meta.url),
   ),
   UV_THREADPOOL_SIZE: '8',
-  MALLOC_ARENA_MAX: '2',
-  MALLOC_MMAP_THRESHOLD_: '131072',
+  MALLOC_ARENA_MAX: '1',
+  MALLOC_MMAP_THRESHOLD_: '65536',
   MALLOC_TRIM_THRESHOLD_: '131072',
 }
 const START_DEADLINE_MS = 30_000
