@@ -10,14 +10,14 @@ import { setTimeout as delay } from 'node:timers/promises'
 
 import type { ServerProcess } from '../../test/e2e/server-process.ts'
 import { runOk, startServerProcess } from '../../test/e2e/server-process.ts'
-import { seededBytes } from '../../test/e2e/soak/churn.ts'
+import { seededBytes } from '../../test/random.ts'
 import type { Contender } from './contenders.ts'
 import { cpuSeconds } from './contenders.ts'
 import { benchImage } from './image.ts'
 import type { Measured, NbdLoad } from './load.ts'
 import { fio, medians } from './load.ts'
 import type { Row } from './report.ts'
-import { writeReport } from './report.ts'
+import { verdict, writeReport } from './report.ts'
 
 const MIB = 1024 * 1024
 const rounds = Number(process.env['BENCH_ROUNDS'] ?? 5)
@@ -81,8 +81,8 @@ try {
       typeof cell === 'number' ? cell.toFixed(0) : cell,
     )
     const rate = importing.rate / idle.rate
-    const verdict = ratio <= TARGET ? 'yes' : 'no'
-    lines.push(`| ${[...cells, ratio.toFixed(2), verdict, rate.toFixed(2)].join(' | ')} |`)
+    const isMet = verdict(ratio <= TARGET)
+    lines.push(`| ${[...cells, ratio.toFixed(2), isMet, rate.toFixed(2)].join(' | ')} |`)
   }
   writeReport('nbd-isolation', { rounds, seconds, importBytes: IMPORT_BYTES }, rows)
   process.stdout.write(

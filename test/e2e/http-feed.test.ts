@@ -6,11 +6,11 @@ import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import { connect } from 'node:net'
 import type { Socket } from 'node:net'
-import { readFile } from 'node:fs/promises'
 import { after, afterEach, before, describe, test } from 'node:test'
 
 import type { HttpTarget } from './http-support/target.ts'
 import { startHttpTarget } from './http-support/target.ts'
+import { residentBytes } from '../resident-memory.ts'
 
 const FULL = process.env['COMMONPAGE_FULL'] === '1'
 const FLOODERS = FULL ? 40 : 8
@@ -78,7 +78,7 @@ describe('the feed', () => {
   test(`cuts off ${FLOODERS} clients that send ${PINGS} pings in one go, and goes on`, async () => {
     const good = new WebSocket(`${target.server.http.replace('http', 'ws')}/v1/events`)
     for (let i = 0; i < 2; i++) await once(good, 'message')
-    const atRest = await residentBytes(target.server.pid)
+    const atRest = residentBytes(target.server.pid)
     const ping = frame(FIN | 9, new Uint8Array(125), [0x80 | 125])
     const flood = Buffer.concat(Array<Buffer>(1_000).fill(ping))
     const flooders = Array.from({ length: FLOODERS }, () => open().resume())
@@ -86,7 +86,7 @@ describe('the feed', () => {
     for (const socket of flooders) for (let i = 0; i < PINGS; i += 1_000) socket.write(flood)
     await Promise.all(ended)
     for (let i = 0; i < 2; i++) await once(good, 'message')
-    const growth = (await residentBytes(target.server.pid)) - atRest
+    const growth = residentBytes(target.server.pid) - atRest
     assert.ok(growth < MAX_GROWTH_BYTES, `${growth} bytes more resident`)
     good.close()
   })
@@ -106,8 +106,3 @@ describe('the feed', () => {
     socket.resetAndDestroy()
   })
 })
-
-async function residentBytes(pid: number): Promise<number> {
-  const status = await readFile(`/proc/${pid}/status`, 'latin1')
-  return Number(/^VmRSS:\s+(\d+) kB/m.exec(status)?.[1] ?? 0) * 1024
-}

@@ -5,13 +5,13 @@
  * A failing connection's seed is printed; `COMMONPAGE_SEED=N` starts with it.
  */
 import assert from 'node:assert/strict'
-import { readFile } from 'node:fs/promises'
 import { connect } from 'node:net'
 import { test } from 'node:test'
 
 import { evidence } from '../evidence.ts'
 import { feedStream, requestStream } from './http-support/byte-streams.ts'
 import { Random, spreadSeed } from '../random.ts'
+import { residentBytes } from '../resident-memory.ts'
 import type { HttpTarget } from './http-support/target.ts'
 import { post, startHttpTarget } from './http-support/target.ts'
 
@@ -50,9 +50,9 @@ test(`${ROUND * ROUNDS} fuzzed connections leave the server as it was`, async ()
     )
     await target.serves()
     await target.settled()
-    if (round === 0) first = await residentBytes(target.server.pid)
+    if (round === 0) first = residentBytes(target.server.pid)
   }
-  const last = await residentBytes(target.server.pid)
+  const last = residentBytes(target.server.pid)
   assert.ok(last - first < MAX_GROWTH_BYTES, `from ${first} to ${last} bytes resident`)
   const answered = [...counts].toSorted(([a], [b]) => (a < b ? -1 : 1))
   evidence('http-fuzz', {
@@ -102,9 +102,4 @@ async function fuzz(target: HttpTarget, seed: number, counts: Map<string, number
     counts.set(status, (counts.get(status) ?? 0) + 1)
   }
   assert.ok(!received.includes('ERR_INTERNAL'), `ERR_INTERNAL to seed ${seed}`)
-}
-
-async function residentBytes(pid: number): Promise<number> {
-  const status = await readFile(`/proc/${pid}/status`, 'latin1')
-  return Number(/^VmRSS:\s+(\d+) kB/m.exec(status)?.[1] ?? 0) * 1024
 }

@@ -4,7 +4,7 @@
  * deadline is a minute) that it is dropped as a slow reader.
  */
 import assert from 'node:assert/strict'
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -17,6 +17,7 @@ import { numbered, request, simpleReply, WireClient } from '../nbd/wire.ts'
 import type { ServerProcess } from './server-process.ts'
 import { startServerProcess } from './server-process.ts'
 import { Random } from '../random.ts'
+import { residentBytes } from '../resident-memory.ts'
 
 const FULL = process.env['COMMONPAGE_FULL'] === '1'
 const MIB = 1024 * 1024
@@ -45,7 +46,7 @@ test(`${READS} reads that nobody reads: bounded, dropped, and no harm to others`
     // Every page is in memory before the measurement: what grows then is not the cache.
     const good = await open(server)
     await readAll(good, bytes)
-    const before = await residentBytes(server.pid)
+    const before = residentBytes(server.pid)
 
     const stuck = await open(server)
     stuck.stream.pause()
@@ -69,7 +70,7 @@ test(`${READS} reads that nobody reads: bounded, dropped, and no harm to others`
       assert.equal(error, 0)
       assert.ok(data.equals(bytes.subarray(at, at + length)), `bytes at ${at}`)
       if (i % 20 !== 0) continue
-      growth = Math.max(growth, (await residentBytes(server.pid)) - before)
+      growth = Math.max(growth, residentBytes(server.pid) - before)
       pinned = Math.max(pinned, await metric(server, 'commonpage_cache_pinned_bytes'))
     }
     assert.ok(pinned > 0, 'the replies that wait are pinned')
@@ -106,11 +107,6 @@ async function readAll(client: WireClient, bytes: Buffer): Promise<void> {
     client.send(request({ cookie: 1n, offset, length: MIB }))
     await client.expect(simpleReply(1n, 0, bytes.subarray(offset, offset + MIB)))
   }
-}
-
-async function residentBytes(pid: number): Promise<number> {
-  const status = await readFile(`/proc/${pid}/status`, 'utf8')
-  return Number(/^VmRSS:\s+(\d+) kB/m.exec(status)?.[1] ?? NaN) * 1024
 }
 
 /** Sum of the series that start with these characters. */

@@ -9,7 +9,6 @@ import assert from 'node:assert/strict'
 import type { ChildProcess } from 'node:child_process'
 import { fork } from 'node:child_process'
 import { once } from 'node:events'
-import { readFileSync } from 'node:fs'
 import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -18,14 +17,14 @@ import { setTimeout as delay } from 'node:timers/promises'
 
 import { evidence } from '../evidence.ts'
 import { missing } from '../requires.ts'
+import { residentBytes } from '../resident-memory.ts'
 import type { ServerProcess } from './server-process.ts'
 import { runOk, startServerProcess } from './server-process.ts'
-import { seededBytes } from './soak/churn.ts'
 import { NbdClient } from './soak/nbd-client.ts'
 import type { SoakPlan, Source } from './soak/plan.ts'
 import { STOP } from './soak/plan.ts'
 import type { TallyReport } from './soak/tally.ts'
-import { Random } from '../random.ts'
+import { Random, seededBytes } from '../random.ts'
 
 const MIB = 1024 * 1024
 const FULL = process.env['COMMONPAGE_FULL'] === '1'
@@ -183,8 +182,7 @@ async function reportOf(driver: ChildProcess): Promise<TallyReport> {
 }
 
 function residentMiB(pid: number): number {
-  const status = readFileSync(`/proc/${pid}/status`, 'utf8')
-  return Number(/VmRSS:\s+(\d+) kB/.exec(status)?.[1] ?? NaN) / 1024
+  return residentBytes(pid) / MIB
 }
 
 /** How far a straight line through the second half of the samples rises over that half (least squares). */

@@ -5,6 +5,10 @@ import { join } from 'node:path'
 
 import type { Store, StoreOptions } from '../../src/store/index.ts'
 import { openStore } from '../../src/store/index.ts'
+import { Random, spreadSeed } from '../random.ts'
+
+/** Of the generator's numbers: it has 32 bits. */
+const RANGE = 2 ** 32
 
 export interface DataFolder extends AsyncDisposable {
   readonly path: string
@@ -51,13 +55,10 @@ export async function filesBelow(folder: string): Promise<string[]> {
     .toSorted()
 }
 
-/** A small deterministic generator: the same seed gives the same test everywhere. */
+/** Numbers in [0, 1): the same seed gives the same test everywhere. */
 export function seeded(seed: number): () => number {
-  let state = seed >>> 0
-  return () => {
-    state = (Math.imul(state, 1_664_525) + 1_013_904_223) >>> 0
-    return state / 0x1_0000_0000
-  }
+  const random = new Random(spreadSeed(seed))
+  return () => random.next(RANGE) / RANGE
 }
 
 /** The counts that the issues name, or fewer of the same kind. */

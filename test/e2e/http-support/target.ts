@@ -4,7 +4,6 @@
  * left anything behind: pinned memory, connections, uploads, or a complaint in the log.
  */
 import assert from 'node:assert/strict'
-import { createCipheriv } from 'node:crypto'
 import { once } from 'node:events'
 import { readdir, readFile } from 'node:fs/promises'
 import { request as httpRequest } from 'node:http'
@@ -16,6 +15,7 @@ import { fileURLToPath } from 'node:url'
 import { digestOf } from '../../../src/core/index.ts'
 import { RawClient } from '../../http/raw-client.ts'
 import type { RawResponse } from '../../http/raw-client.ts'
+import { seededBytes } from '../../random.ts'
 import type { ServerProcess } from '../server-process.ts'
 import { startServerProcess } from '../server-process.ts'
 
@@ -44,13 +44,6 @@ export interface HttpTarget extends AsyncDisposable {
   serves(): Promise<void>
 }
 
-/** Bytes that look random and are the same each time. */
-export function seededBytes(length: number, seed: number): Buffer {
-  const key = Buffer.alloc(16)
-  key.writeUInt32LE(seed)
-  return createCipheriv('aes-128-ctr', key, Buffer.alloc(16)).update(Buffer.alloc(length))
-}
-
 /** Uploads on a connection of its own. @returns the status */
 export async function post(url: string, body: Buffer): Promise<number> {
   const request = httpRequest(url, { method: 'POST', agent: false })
@@ -70,7 +63,7 @@ export async function startHttpTarget(workers: number): Promise<HttpTarget> {
     for (const ref of ['demo/plain:1', 'keep/plain:1']) {
       assert.equal(await post(`${server.http}/v1/images/${ref}?wait=true`, imageBytes), 201)
     }
-    const blobBytes = seededBytes(BLOB_BYTES, 1)
+    const blobBytes = seededBytes(1, BLOB_BYTES)
     assert.equal(await post(`${server.http}/v1/blobs/demo`, blobBytes), 201)
     const blob = `/v1/blobs/demo/${digestOf(blobBytes)}`
     return new Target(server, blob, blobBytes, imageBytes)

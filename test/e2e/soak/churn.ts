@@ -2,9 +2,9 @@
  * Images that come and go while others are read: imported, opened over both protocols, their tag moved, removed,
  * and read on. Each image is partly new and partly of bytes that another image holds.
  */
-import { createCipheriv } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
 
+import { seededBytes } from '../../random.ts'
 import type { Load } from './load.ts'
 import { NbdClient } from './nbd-client.ts'
 
@@ -110,13 +110,6 @@ function image(load: Load, shared: Buffer, number: number, turn: number): Buffer
   const start = (turn % Math.max(1, Math.floor((shared.length - sharedBytes) / MIB))) * MIB
   const fresh = seededBytes(load.plan.seed + 1_000_003 * number + turn, size - sharedBytes)
   return Buffer.concat([fresh, shared.subarray(start, start + sharedBytes)])
-}
-
-/** Bytes that no chunk holds yet, the same for the same seed. */
-export function seededBytes(seed: number, length: number): Buffer {
-  const key = Buffer.alloc(16)
-  key.writeUInt32LE(seed >>> 0)
-  return createCipheriv('aes-128-ctr', key, Buffer.alloc(16)).update(Buffer.alloc(length))
 }
 
 async function readWhole(
