@@ -1,12 +1,15 @@
 /**
  * The arena: the page frames' memory. Segments of WebAssembly memory are used because they are the only shared
- * memory in Node that is page-aligned (so O_DIRECT reads land in it), larger than 4 GiB (memory64), and only
- * reserved until touched. It knows frames and bytes, not pages or pins.
+ * memory in Node that is page-aligned (so O_DIRECT reads land in it), as large as 4 GiB, and only reserved
+ * until touched. It knows frames and bytes, not pages or pins.
  */
 import { GIB } from '../core/index.ts'
 
-/** The largest memory64 memory that V8 makes. */
-export const MAX_SEGMENT_BYTES = 16 * GIB
+/**
+ * V8 makes memory64 memories of up to 16 GiB, but Node's `Buffer.copy` keeps 32 bits of an offset: it would copy
+ * another frame's bytes, and say nothing.
+ */
+export const MAX_SEGMENT_BYTES = 4 * GIB
 const WASM_PAGE_BYTES = 65_536
 /**
  * Views of whole frames that a thread keeps, a power of two: every frame of 1 GiB at 64 KiB each. A view takes

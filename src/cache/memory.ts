@@ -48,7 +48,7 @@ export interface CacheOptions {
   readonly threads: number
   /** Permits less than 64 MiB. For tests. */
   readonly allowTiny?: boolean
-  /** Bytes of an arena segment, a power of two. For tests; at most and by default 16 GiB. */
+  /** Bytes of an arena segment, a power of two. For tests; at most and by default 4 GiB. */
   readonly segmentBytes?: number
 }
 

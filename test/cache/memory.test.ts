@@ -62,6 +62,24 @@ describe('createCacheMemory', () => {
     assert.throws(() => arena.view(12, 0, 1), RangeError)
   })
 
+  test('views and copies of frames at every border of 32 bits are of the same bytes', () => {
+    const frameSize = 16_384
+    const memory = createCacheMemory({ cacheBytes: 9 * GIB, frameSize, threads: 1 })
+    const { arena } = openCacheMemory(memory)
+    const perGib = GIB / frameSize
+    const borders = [0, 2, 4, 6, 8, 9].map((gib) => gib * perGib)
+    const frames = borders
+      .flatMap((border) => [border - 1, border])
+      .filter((frame) => frame >= 0 && frame < memory.frames)
+    for (const frame of frames) arena.view(frame, 0, frameSize).writeUInt32LE(frame, 4096)
+    const target = Buffer.alloc(4)
+    for (const frame of frames) {
+      arena.copy(frame, 4096, 4, target, 0)
+      assert.equal(target.readUInt32LE(), frame)
+      assert.equal(arena.view(frame, 4096, 4).readUInt32LE(), frame)
+    }
+  })
+
   test(
     'nothing of a large cache is resident before it is used, then whole frames are',
     {
@@ -70,7 +88,7 @@ describe('createCacheMemory', () => {
     () => {
       const before = residentOfMappings(512 * MIB)
       const memory = createCacheMemory({ cacheBytes: 20 * GIB, frameSize: 65_536, threads: 1 })
-      assert.equal(memory.segments.length, 2)
+      assert.equal(memory.segments.length, 5)
       const { arena } = openCacheMemory(memory)
       const grown = () => residentOfMappings(512 * MIB) - before
       assert.ok(grown() < MIB, `${grown()} bytes are resident`)
