@@ -18,7 +18,7 @@ import type { Contender } from './contenders.ts'
 import { coldContenders, commonpage, cpuSeconds, nbdkitFile, peakBytes } from './contenders.ts'
 import type { NbdLoad } from './load.ts'
 import { fio, median } from './load.ts'
-import { writeReport } from './report.ts'
+import { verdict, writeReport } from './report.ts'
 
 const rounds = Number(process.env['BENCH_ROUNDS'] ?? 7)
 const entries = Number(process.env['BENCH_ENTRIES'] ?? 40_000)
@@ -143,7 +143,7 @@ function table(rows: readonly Row[]): string {
       ours.seconds.toFixed(3),
       rival.seconds.toFixed(3),
       ratio.toFixed(2),
-      ratio >= TARGET_RATIO ? 'yes' : 'no',
+      verdict(ratio >= TARGET_RATIO),
       ours.cpuSeconds.toFixed(2),
       rival.cpuSeconds.toFixed(2),
     ]

@@ -6,13 +6,18 @@ import { commonpage, nginx, peakBytes } from './contenders.ts'
 import { benchImage } from './image.ts'
 import type { Measured } from './load.ts'
 import { medians, wrk } from './load.ts'
-import type { Row } from './report.ts'
+import type { Row, Target } from './report.ts'
 import { markdown, writeReport } from './report.ts'
 
 const rounds = Number(process.env['BENCH_ROUNDS'] ?? 3)
 const seconds = Number(process.env['BENCH_SECONDS'] ?? 3)
 const files = Number(process.env['BENCH_FILES'] ?? 12_000)
 const connections = 16
+const TARGETS: Readonly<Record<string, Target>> = {
+  '4 KiB': { rival: 'nginx', rate: 0.4 },
+  '64 KiB': { rival: 'nginx', rate: 0.7 },
+  '1 MiB': { rival: 'nginx', rate: 1.2 },
+}
 
 await using image = await benchImage(files)
 await using stack = new AsyncDisposableStack()
@@ -58,4 +63,4 @@ const report = writeReport(
   { rounds, seconds, connections, imageBytes: image.sizeBytes },
   rows,
 )
-process.stdout.write(`## HTTP ranges, hits\n\n${markdown(report)}\n`)
+process.stdout.write(`## HTTP ranges, hits\n\n${markdown(report, TARGETS)}\n`)

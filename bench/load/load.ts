@@ -25,7 +25,7 @@ export interface NbdLoad {
   readonly pattern?: 'randread' | 'read'
   /** Read so many bytes of the export and no more; each block once. For cold reads. */
   readonly onceBytes?: number
-  /** Of the random offsets; the same unless said. */
+  /** Of the random offsets; the same unless said, so that contenders read alike. */
   readonly seed?: number
 }
 
@@ -52,7 +52,7 @@ export async function fio(contender: Contender, load: NbdLoad): Promise<Measured
     `--numjobs=${load.connections}`,
     '--thread',
     '--group_reporting',
-    `--randseed=${load.seed ?? 42}`,
+    ...seedArgs(load.seed ?? 42),
     '--output-format=json',
     ...once,
   ])
@@ -68,6 +68,11 @@ export async function fio(contender: Contender, load: NbdLoad): Promise<Measured
     p99: (percentiles['99.000000'] ?? 0) / 1000,
     cpuSecondsPerGB: cpu / (read.io_bytes / 1e9),
   }
+}
+
+/** fio takes a seed only when it is told not to repeat its own. */
+export function seedArgs(seed: number): string[] {
+  return ['--randrepeat=0', `--randseed=${seed}`]
 }
 
 export interface HttpLoad {
@@ -126,7 +131,7 @@ export function median(values: readonly number[]): number {
   return sorted.length % 2 === 1 ? upper : ((sorted[middle - 1] ?? NaN) + upper) / 2
 }
 
-/** The run with the median rate of each figure, figure by figure. */
+/** The median of each figure, which need not be of the same run. */
 export function medians(runs: readonly Measured[]): Measured {
   const of = (key: keyof Measured): number => median(runs.map((run) => run[key]))
   return {

@@ -9,6 +9,7 @@ import { NbdClient } from '../../test/e2e/soak/nbd-client.ts'
 import { cpuSeconds, peakBytes } from './contenders.ts'
 import type { Contender } from './contenders.ts'
 import { benchImage } from './image.ts'
+import { verdict } from './report.ts'
 
 const SECONDS = Number(process.env['BENCH_IDLE_SECONDS'] ?? 10)
 const CLIENTS = [0, 500]
@@ -39,9 +40,9 @@ for (const workers of ['1', '2']) {
     const before = cpuSeconds(contender)
     await delay(SECONDS * 1000)
     const percent = ((cpuSeconds(contender) - before) / SECONDS) * 100
-    const verdict = percent < TARGET_PERCENT ? 'yes' : 'no'
+    const isMet = verdict(percent < TARGET_PERCENT)
     const peak = (peakBytes(contender) / 2 ** 20).toFixed(0)
-    lines.push(`| ${workers} | ${clients} | ${percent.toFixed(2)} | ${verdict} | ${peak} |`)
+    lines.push(`| ${workers} | ${clients} | ${percent.toFixed(2)} | ${isMet} | ${peak} |`)
     for (const client of open) await client[Symbol.asyncDispose]()
   }
 }

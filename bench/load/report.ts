@@ -52,8 +52,29 @@ export function writeReport<R>(
   return report
 }
 
-/** A table with one line a scenario: our figures, and ours ÷ each rival's. */
-export function markdown(report: Report): string {
+/** What ours ÷ the rival's has to be. */
+export interface Target {
+  readonly rival: string
+  /** Requests a second, at least. */
+  readonly rate?: number
+  /** CPU seconds for a byte, at most. */
+  readonly cpu?: number
+}
+
+/** Exit code of a benchmark that ran and missed a target. */
+export const EXIT_TARGET_MISSED = 3
+
+/** The cell of a table that says whether a target is met; the process ends with EXIT_TARGET_MISSED if one is not. */
+export function verdict(isMet: boolean): 'yes' | 'no' {
+  if (!isMet) process.exitCode = EXIT_TARGET_MISSED
+  return isMet ? 'yes' : 'no'
+}
+
+/** A table with one line a scenario: our figures, ours ÷ each rival's, and whether that is what it has to be. */
+export function markdown(
+  report: Report,
+  targets: Readonly<Record<string, Target | undefined>> = {},
+): string {
   const rivals = [...new Set(report.rows.map((row) => row.contender))].filter(
     (name) => name !== 'commonpage',
   )
@@ -65,6 +86,7 @@ export function markdown(report: Report): string {
     'p99 µs',
     'CPU s/GB',
     ...rivals.flatMap((name) => [`÷ ${name}`, `CPU ÷ ${name}`]),
+    ...(Object.keys(targets).length > 0 ? ['target', 'met'] : []),
   ]
   const lines = [`| ${head.join(' | ')} |`, `| --- |${' ---: |'.repeat(head.length - 1)}`]
   for (const row of report.rows) {
@@ -78,15 +100,14 @@ export function markdown(report: Report): string {
       figures.p99.toFixed(0),
       figures.cpuSecondsPerGB.toFixed(2),
       ...rivals.flatMap((name) => {
-        const other = report.rows.find(
-          (one) => one.scenario === row.scenario && one.contender === name,
-        )?.figures
+        const other = figuresOf(report, row.scenario, name)
         if (!other) return ['–', '–']
         return [
           (figures.rate / other.rate).toFixed(2),
           (figures.cpuSecondsPerGB / other.cpuSecondsPerGB).toFixed(2),
         ]
       }),
+      ...(Object.keys(targets).length > 0 ? judged(report, row, targets[row.scenario]) : []),
     ]
     lines.push(`| ${cells.join(' | ')} |`)
   }
@@ -97,4 +118,28 @@ export function markdown(report: Report): string {
     .map(([name, bytes]) => `${name} ${(bytes / 2 ** 20).toFixed(0)} MiB`)
     .join(', ')
   return `${lines.join('\n')}\n\nPeak memory: ${peakText}.\n`
+}
+
+function figuresOf(report: Report, scenario: string, contender: string): Measured | undefined {
+  return report.rows.find((row) => row.scenario === scenario && row.contender === contender)
+    ?.figures
+}
+
+/** Cells for the target and for whether it is met. */
+function judged(report: Report, { scenario, figures }: Row, target: Target | undefined): string[] {
+  if (target === undefined) return ['–', '–']
+  const { rival, rate, cpu } = target
+  const other = figuresOf(report, scenario, rival)
+  if (other === undefined) throw new Error(`${scenario}: ${rival} was not measured`)
+  const told: string[] = []
+  let isMet = true
+  if (rate !== undefined) {
+    told.push(`≥ ${rate.toFixed(1)} × ${rival}`)
+    isMet &&= figures.rate >= rate * other.rate
+  }
+  if (cpu !== undefined) {
+    told.push(`CPU ≤ ${cpu.toFixed(1)} ×`)
+    isMet &&= figures.cpuSecondsPerGB <= cpu * other.cpuSecondsPerGB
+  }
+  return [told.join(', '), verdict(isMet)]
 }
