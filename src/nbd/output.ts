@@ -73,6 +73,8 @@ function copyBytes(source: Uint8Array, target: Buffer, targetOffset: number): vo
 /** One order of bytes: batches that are complete, and the one being filled. */
 interface Lane {
   readonly batches: Batch[]
+  /** Not yet taken by the socket: of `batches`, and of the one being written if this lane is being sent. */
+  bytes: number
   gather: Gather | undefined
   /** Start of the bytes of `gather` that are in no chunk yet. */
   from: number
@@ -97,7 +99,6 @@ export class OutputQueue {
   #writing: Batch | undefined
   #flushing = false
   #aborted = false
-  #queuedBytes = 0
 
   constructor(sink: OutputSink, pool: GatherPool) {
     this.#sink = sink
@@ -106,7 +107,12 @@ export class OutputQueue {
 
   /** Bytes not yet taken by the socket. */
   get queuedBytes(): number {
-    return this.#queuedBytes
+    return this.#main.bytes + (this.#deferred?.bytes ?? 0)
+  }
+
+  /** Of those, the ones that go out without an unhold(): who holds the line may wait for them, and for no others. */
+  get aheadBytes(): number {
+    return this.#main.bytes
   }
 
   get busy(): boolean {
@@ -170,6 +176,7 @@ export class OutputQueue {
     this.#seal(main)
     if (main.gather !== undefined) this.#pool.drop(main.gather)
     deferred.batches.unshift(...main.batches)
+    deferred.bytes += main.bytes
     this.#main = deferred
   }
 
@@ -201,7 +208,7 @@ export class OutputQueue {
     this.#finishWriting()
     for (const lane of [this.#main, this.#deferred]) {
       if (lane === undefined) continue
-      for (const batch of lane.batches.splice(0)) this.#complete(batch)
+      for (const batch of lane.batches.splice(0)) this.#complete(lane, batch)
       if (lane.gather !== undefined) this.#pool.drop(lane.gather)
       lane.gather = undefined
     }
@@ -226,7 +233,8 @@ export class OutputQueue {
 
   /** Bytes of the gather that are in no chunk belong to the last batch: it is opened before they count. */
   #commitIn(lane: Lane, gather: Gather, bytes: number): void {
-    this.#added(this.#openBatch(lane), bytes)
+    this.#openBatch(lane).bytes += bytes
+    lane.bytes += bytes
     gather.used += bytes
   }
 
@@ -245,14 +253,10 @@ export class OutputQueue {
       this.#seal(lane, batch)
       const length = Math.min(part.length - at, BATCH_BYTES - batch.bytes)
       batch.chunks.push(length === part.length ? part : part.subarray(at, at + length))
-      this.#added(batch, length)
+      batch.bytes += length
+      lane.bytes += length
       at += length
     }
-  }
-
-  #added(batch: Batch, bytes: number): void {
-    batch.bytes += bytes
-    this.#queuedBytes += bytes
   }
 
   /** Turns the gathered bytes that are in no chunk yet into one. */
@@ -270,12 +274,12 @@ export class OutputQueue {
     const batch = this.#writing
     if (batch === undefined) return
     this.#writing = undefined
-    this.#complete(batch)
+    this.#complete(this.#main, batch)
   }
 
-  #complete(batch: Batch): void {
+  #complete(lane: Lane, batch: Batch): void {
     const { bytes, requests, requestBytes, releases, gathers } = batch
-    this.#queuedBytes -= bytes
+    lane.bytes -= bytes
     for (let i = 0; i < releases.length; i++) this.#release(releases[i])
     for (let i = 0; i < gathers.length; i++) {
       const gather = gathers[i]
@@ -314,7 +318,7 @@ export class OutputQueue {
 const MAX_SPARE_BATCHES = 4
 
 function newLane(): Lane {
-  return { batches: [], gather: undefined, from: 0 }
+  return { batches: [], bytes: 0, gather: undefined, from: 0 }
 }
 
 function newBatch(): Batch {

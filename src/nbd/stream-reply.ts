@@ -20,7 +20,7 @@ export interface StreamHandler {
   onBroken(read: PendingRead, error: unknown): void
 }
 
-/** Queued bytes at which no further piece is asked for. */
+/** Bytes waiting for the socket at which no further piece is asked for. */
 const QUEUE_BYTES = 1024 * 1024
 const ZEROES = Buffer.alloc(64 * 1024)
 
@@ -57,8 +57,9 @@ export class StreamLine {
     this.checkRoom()
   }
 
+  /** What a simple reply keeps waiting does not count: room for it comes only with the end of the stream. */
   #full(): boolean {
-    return this.#output.queuedBytes >= QUEUE_BYTES
+    return this.#output.aheadBytes >= QUEUE_BYTES
   }
 
   /** Never rejects: every failure is answered or breaks the connection. */

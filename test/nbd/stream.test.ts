@@ -108,6 +108,26 @@ test('simple: replies that become ready during a stream wait for its end', async
   await client.expect(simpleReply(2n, 0, target.bytes.subarray(0, 10)))
 })
 
+test('simple: a stream goes on however much waits for its end', async () => {
+  await using opened = await open(false)
+  const { target, client } = opened
+  let openGate = (): void => {}
+  target.gate = new Promise((resolve) => (openGate = resolve))
+  client.send(request({ cookie: 1n, length: SIZE }))
+  await client.expect(simpleReply(1n, 0, target.bytes.subarray(0, PIECE)))
+  // Twice of what may wait for the socket before a stream pauses.
+  const others = Array.from({ length: 2 * 17 }, (_, i) => BigInt(2 + i))
+  const length = PIECE - 1
+  client.send(...others.map((cookie) => request({ cookie, length })))
+  await turns(5)
+  assert.equal(target.sent - target.released, others.length)
+  openGate()
+  await client.expect(target.bytes.subarray(PIECE, SIZE))
+  for (const cookie of others) {
+    await client.expect(simpleReply(cookie, 0, target.bytes.subarray(0, length)))
+  }
+})
+
 test('structured: other replies go between the chunks of a stream', async () => {
   await using opened = await open(true)
   const { target, client } = opened
