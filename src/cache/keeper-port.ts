@@ -6,7 +6,7 @@ import type { MessagePort } from 'node:worker_threads'
 
 import { AppError, fromErrorRecord } from '../core/index.ts'
 import { recordOf } from './frame-table.ts'
-import type { FetchRequest, PageList, ReaderAnswer, ReaderRequest, ReadGrant } from './messages.ts'
+import type { PageList, ReaderAnswer, ReaderRequest, ReadGrant } from './messages.ts'
 import { unpin } from './pin-protocol.ts'
 
 interface Waiter {
@@ -40,16 +40,14 @@ export class KeeperPort {
   async grant(pages: PageList, imageId: number, signal?: AbortSignal): Promise<ReadGrant> {
     if (signal?.aborted === true) throw aborted(signal)
     if (this.#closed !== undefined) throw closed()
-    const id = ++this.#lastId
     const { promise, resolve, reject } = Promise.withResolvers<ReadGrant>()
+    const id = this.#await({ resolve, reject })
     const onAbort = () => {
       if (!this.#waiters.has(id)) return
       this.#waiters.set(id, undefined)
       reject(aborted(signal))
     }
     signal?.addEventListener('abort', onAbort, { once: true })
-    if (this.#waiters.size === 0) this.#port.ref()
-    this.#waiters.set(id, { resolve, reject })
     this.#send({ type: 'read', id, imageId, pages })
     try {
       return await promise
@@ -58,8 +56,17 @@ export class KeeperPort {
     }
   }
 
-  fetch(request: FetchRequest): void {
-    if (this.#closed === undefined) this.#send(request)
+  readAhead(pages: PageList, imageId: number): void {
+    if (this.#closed === undefined) this.#send({ type: 'readahead', imageId, pages })
+  }
+
+  /** Resolves when the keeper has taken the pages or dropped them. */
+  async prefetch(pages: PageList, imageId: number): Promise<void> {
+    if (this.#closed !== undefined) return
+    const { promise, resolve } = Promise.withResolvers<void>()
+    const id = this.#await({ resolve: () => resolve(), reject: () => resolve() })
+    this.#send({ type: 'prefetch', id, imageId, pages })
+    await promise
   }
 
   /** Resolves when every grant under way has come back and its pins are returned. */
@@ -72,6 +79,14 @@ export class KeeperPort {
     if (this.#waiters.size === 0) this.#closed.resolve()
     await this.#closed.promise
     this.#port.close()
+  }
+
+  /** @returns the id of the request whose answer it waits for */
+  #await(waiter: Waiter): number {
+    if (this.#waiters.size === 0) this.#port.ref()
+    const id = ++this.#lastId
+    this.#waiters.set(id, waiter)
+    return id
   }
 
   #send(request: ReaderRequest): void {

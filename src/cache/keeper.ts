@@ -49,8 +49,6 @@ const DEFAULT_MAX_WAITING = 4096
 const WAITING_POLL_MS = 1
 /** How often deadlines and dropped blobs are looked at. */
 const IDLE_POLL_MS = 100
-/** Pages nobody waits for take at most this part of the frames at a time. */
-const BACKGROUND_PART = 8
 
 interface Reader {
   readonly post: (answers: ReaderAnswer[]) => void
@@ -116,6 +114,9 @@ export class Keeper implements KeeperCalls {
     for (const request of requests) {
       if (request.type !== 'read') {
         this.#fetch(request)
+        if (request.type === 'prefetch') {
+          this.#readers[reader]?.outbox.push({ id: request.id, frames: [], how: [] })
+        }
         continue
       }
       const grant = new Grant(reader, request, this.#now() + this.#fillTimeoutMs)
@@ -286,7 +287,7 @@ export class Keeper implements KeeperCalls {
 
   /** Brings in pages that nobody waits for, as long as there is room. */
   #fetch({ type, imageId, pages }: FetchRequest): void {
-    const limit = Math.ceil(this.#memory.frames / BACKGROUND_PART)
+    const limit = this.#memory.backgroundFrames
     for (let i = 0; i < pages.length; i += 2) {
       const blobNo = pages[i] ?? 0
       const pageNo = pages[i + 1] ?? 0

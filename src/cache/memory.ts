@@ -29,6 +29,8 @@ const MIN_FRAMES = 8
 /** A connection may hold this part of the frames, so that 64 stalled clients are needed to stop the cache. */
 const PIN_BUDGET_PART = 64
 const MIN_PIN_BUDGET_FRAMES = 4
+/** Pages that nobody waits for take at most this part of the frames at a time. */
+const BACKGROUND_PART = 8
 /** One grant is one message; beyond this a read is streamed whatever the cache's size. */
 const MAX_PIN_BUDGET_BYTES = 8 * MIB
 
@@ -68,6 +70,8 @@ export interface CacheMemory {
   readonly counters: CounterMemory
   /** Frames that one reply may hold pinned. */
   readonly pinBudgetFrames: number
+  /** Frames that readahead and prefetch may be filling. */
+  readonly backgroundFrames: number
 }
 
 /** @throws ERR_CACHE_TOO_SMALL below 64 MiB without `allowTiny`, and below 8 frames always */
@@ -99,6 +103,7 @@ export function createCacheMemory(options: CacheOptions): CacheMemory {
     samples: createSampleRings(threads),
     counters: createCounterMemory(threads + 1, CACHE_COUNTER_COLUMNS),
     pinBudgetFrames: pinBudgetFrames(frames, frameSize),
+    backgroundFrames: Math.ceil(frames / BACKGROUND_PART),
   }
 }
 

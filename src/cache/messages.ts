@@ -22,19 +22,32 @@ export interface ReadRequest {
   readonly pages: PageList
 }
 
-/** Asks that pages be brought in when there is room. Not answered. */
-export interface FetchRequest {
-  readonly type: 'readahead' | 'prefetch'
+/** Asks that pages be brought in when there is room. Not answered: what is read ahead is bounded by what is read. */
+export interface ReadaheadRequest {
+  readonly type: 'readahead'
   readonly imageId: number
   readonly pages: PageList
 }
+
+/** The same because a client said so, which costs it nothing: answered, so that the reader can wait with the next. */
+export interface PrefetchRequest {
+  readonly type: 'prefetch'
+  readonly id: number
+  readonly imageId: number
+  readonly pages: PageList
+}
+
+export type FetchRequest = ReadaheadRequest | PrefetchRequest
 
 export type ReaderRequest = ReadRequest | FetchRequest
 
 /** How the keeper came by a page. It leaves telling hits from shared hits to the reader. */
 export const GRANTED = { RESIDENT: 0, COALESCED: 1, FILLED: 2 } as const
 
-/** The frames of a ReadRequest's pages, in its order, each pinned once for the reader. */
+/**
+ * The frames of a ReadRequest's pages, in its order, each pinned once for the reader. The answer to a
+ * PrefetchRequest, all of whose pages have been taken or dropped, has none.
+ */
 export interface ReadGrant {
   readonly id: number
   readonly frames: readonly number[]

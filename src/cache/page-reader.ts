@@ -5,7 +5,7 @@
  */
 import type { MessagePort } from 'node:worker_threads'
 
-import { AppError, counterRow } from '../core/index.ts'
+import { AppError, counterRow, MIB } from '../core/index.ts'
 import type { Arena } from './arena.ts'
 import { holdsPage, pinPage, recordOf } from './frame-table.ts'
 import { KeeperPort } from './keeper-port.ts'
@@ -45,11 +45,14 @@ const EASY_PART = 4
 const SCARCE_FRAMES = 4
 /** Pages of one prefetch message. */
 const PREFETCH_PAGES = 256
+/** Pages of hints take 70 ns each to look up: of hints that come together, so much costs 0.15 ms. */
+const MAX_PREFETCH_BYTES = 32 * MIB
 
 export class PageReader {
   readonly #frameSize: number
   readonly #budgetFrames: number
   readonly #easyFrames: number
+  readonly #maxHintedPages: number
   readonly #arena: Arena
   readonly #table: Int32Array
   readonly #index: PageIndex
@@ -62,6 +65,8 @@ export class PageReader {
   readonly #release = (plan: PagePlan): void => this.#onRelease(plan)
   /** Frames that leases of this reader hold. */
   #held = 0
+  /** Pages of hints that were looked up and that the keeper has not taken or dropped yet. */
+  #hinted = 0
 
   constructor(options: PageReaderOptions) {
     const { memory, port } = options
@@ -69,6 +74,7 @@ export class PageReader {
     this.#frameSize = memory.frameSize
     this.#budgetFrames = memory.pinBudgetFrames
     this.#easyFrames = memory.frames / EASY_PART / (memory.counters.rows - 1)
+    this.#maxHintedPages = Math.min(memory.backgroundFrames, MAX_PREFETCH_BYTES / memory.frameSize)
     this.#arena = arena
     this.#table = table
     this.#index = index
@@ -160,20 +166,30 @@ export class PageReader {
     return this.#stream(runs.clone(), context, options)
   }
 
-  /** Asks for pages to be brought in for the context's image when there is room. Nothing is counted or returned. */
+  /**
+   * Of what a hint asks for, so many bytes are of use now; 0 while earlier hints are worked off. Hints cost
+   * a client nothing and may be of any size: what is longer should be cut before its runs are worked out.
+   */
+  get prefetchBudgetBytes(): number {
+    return Math.max(0, this.#maxHintedPages - this.#hinted) * this.#frameSize
+  }
+
+  /**
+   * Asks for pages to be brought in for the context's image when there is room. Nothing is counted or returned.
+   * What is above `prefetchBudgetBytes` is dropped.
+   */
   prefetch(runs: RunList, context: ReadContext): void {
     const plan = this.#takePlan()
     const cursor = { run: 0, done: 0 }
-    let done: boolean
-    do {
-      done = plan.build(runs, this.#frameSize, PREFETCH_PAGES, Infinity, cursor)
+    for (let done = false; !done && this.#hinted < this.#maxHintedPages;) {
+      const room = Math.min(PREFETCH_PAGES, this.#maxHintedPages - this.#hinted)
+      done = plan.build(runs, this.#frameSize, room, Infinity, cursor)
       const pages: number[] = []
       for (let position = 0; position < plan.pages; position++) {
         this.#pushAbsent(pages, plan.blobNo(position), plan.pageNo(position))
       }
-      const { imageId } = context
-      if (pages.length > 0) this.#keeper.fetch({ type: 'prefetch', imageId, pages })
-    } while (!done)
+      void this.#hint(plan.pages, pages, context.imageId)
+    }
     this.#returnPlan(plan)
   }
 
@@ -360,7 +376,14 @@ export class PageReader {
     for (let at = Math.floor(offset / this.#frameSize); at * this.#frameSize < end; at++) {
       this.#pushAbsent(pages, blobNo, at)
     }
-    if (pages.length > 0) this.#keeper.fetch({ type: 'readahead', imageId, pages })
+    if (pages.length > 0) this.#keeper.readAhead(pages, imageId)
+  }
+
+  /** Pages that turned out to be in memory count until the end of the tick: looking them up has cost as much. */
+  async #hint(lookedUp: number, absent: readonly number[], imageId: number): Promise<void> {
+    this.#hinted += lookedUp
+    await (absent.length > 0 ? this.#keeper.prefetch(absent, imageId) : undefined)
+    this.#hinted -= lookedUp
   }
 
   #pushAbsent(pages: number[], blobNo: number, pageNo: number): void {

@@ -21,6 +21,6 @@ export interface DataHandle extends Disposable {
   read(offset: number, length: number, options?: { signal?: AbortSignal }): Promise<Lease>
   /** In pieces that fit the pin budget, after every page was found good. */
   stream(offset: number, length: number, options?: { signal?: AbortSignal }): AsyncIterable<Lease>
-  /** Starts filling, returns at once. */
+  /** Starts filling, returns at once. A hint: what is above the reader's budget for hints is dropped. */
   prefetch(offset: number, length: number): void
 }

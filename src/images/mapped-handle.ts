@@ -50,7 +50,9 @@ export class MappedHandle implements DataHandle {
   }
 
   prefetch(offset: number, length: number): void {
-    this.#reader.prefetch(this.#runsOf(offset, length), this.#context)
+    checkRange(this.size, offset, length)
+    const useful = Math.min(length, this.#reader.prefetchBudgetBytes)
+    if (useful > 0) this.#reader.prefetch(this.#runsOf(offset, useful), this.#context)
   }
 
   /** Leases are their holders' and stay valid. */

@@ -72,7 +72,11 @@ export class WindowedHandle implements DataHandle {
 
   /** Only what can be mapped without waiting: it is a hint. */
   prefetch(offset: number, length: number): void {
-    if (this.#mapCached(offset, length)) this.#reader.prefetch(this.#runs, this.#context)
+    checkRange(this.size, offset, length)
+    const useful = Math.min(length, this.#reader.prefetchBudgetBytes)
+    if (useful > 0 && this.#mapCached(offset, useful)) {
+      this.#reader.prefetch(this.#runs, this.#context)
+    }
   }
 
   [Symbol.dispose](): void {

@@ -74,9 +74,10 @@ class Bench {
     return id
   }
 
-  fetch(type: 'readahead' | 'prefetch', blobNo: number, pageNos: number[]): void {
+  fetch(type: 'readahead' | 'prefetch', blobNo: number, pageNos: number[]): number {
     const pages = pageNos.flatMap((pageNo) => [blobNo, pageNo])
-    this.keeper.fromReader(0, [{ type, imageId: 0, pages }])
+    this.keeper.fromReader(0, [{ type, id: ++this.#lastId, imageId: 0, pages }])
+    return this.#lastId
   }
 
   /** Reports the oldest `count` orders as done. */

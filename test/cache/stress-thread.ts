@@ -78,7 +78,7 @@ function evict(): void {
   const random = randomPages(7)
   while (Atomics.load(stop, 0) === 0) {
     const page = random.next().value
-    keeper.fromReader(0, [{ type: 'prefetch', imageId: 0, pages: [data.blobNo, page] }])
+    keeper.fromReader(0, [{ type: 'prefetch', id: 0, imageId: 0, pages: [data.blobNo, page] }])
   }
   parentPort?.postMessage({ reads: 0, wrong: 0, refused: 0 } satisfies StressResult)
 }
