@@ -24,6 +24,10 @@ const MAIN = fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url))
 const IMAGE_BYTES = 24 * 1024 * 1024
 const ARGS = ['--cache-size', '128MiB', '--workers', '2']
 const FAST_DRAIN = ['--drain-timeout', '1s']
+/** 64 KiB each: 64 MiB. */
+const ASKED_AHEAD = 1024
+/** Of four such clients together: a server that forgot one of them would be seen. */
+const MIN_IN_FLIGHT = 64
 const NEVER = new AbortController().signal
 
 let folder = ''
@@ -71,6 +75,11 @@ async function stalled(server: ServerProcess): Promise<Socket> {
   socket.read(100)
   socket.pause()
   return socket
+}
+
+async function logged(server: ServerProcess, event: string): Promise<void> {
+  while (!server.logs.some((line) => line['event'] === event))
+    await new Promise((resolve) => setTimeout(resolve, 5))
 }
 
 describe('starting', () => {
@@ -198,40 +207,51 @@ describe('stopping', () => {
     await using server = await start()
     const length = 65_536
     const blocks = IMAGE_BYTES / length
-    const readers = await Promise.all(
+    const offsetOf = (cookie: bigint): number => ((Number(cookie) * 7) % blocks) * length
+    const asked = (cookie: bigint) => ({ offset: offsetOf(cookie), length })
+    // More than sockets hold and more than the server reads ahead: each client leaves replies behind in the server,
+    // and requests that it never reads.
+    const requests = Buffer.concat(
+      Array.from({ length: ASKED_AHEAD }, (_, i) =>
+        request({ cookie: BigInt(i), ...asked(BigInt(i)) }),
+      ),
+    )
+    const clients = await Promise.all(
       [0, 1, 2, 3].map(async () => {
-        const client = await WireClient.over(connect(nbdAddress(server)))
+        const socket = connect(nbdAddress(server))
+        const client = await WireClient.over(socket)
         await client.go('demo/a:1')
-        return { client, asked: 0 }
+        socket.pause()
+        client.send(requests)
+        return { socket, client, port: socket.localPort }
       }),
     )
-    const offsetOf = (cookie: bigint | number): number => ((Number(cookie) * 7) % blocks) * length
-    const load = setInterval(() => {
-      for (const reader of readers) {
-        const { client } = reader
-        // Nothing is taken before the end, so that what has come tells what is outstanding.
-        while (client.isOpen && reader.asked - client.buffered / (16 + length) < 64) {
-          const cookie = reader.asked++
-          client.send(request({ cookie: BigInt(cookie), offset: offsetOf(cookie), length }))
-        }
-      }
-    }, 5)
-    while (readers.some(({ client }) => client.isOpen && client.buffered < 8 * 1024 * 1024))
-      await new Promise((resolve) => setTimeout(resolve, 1))
+    let inFlight = 0
+    while (inFlight < MIN_IN_FLIGHT) {
+      const metrics = await (await fetch(`${server.http}/metrics`)).text()
+      inFlight = Number(
+        /^commonpage_nbd_inflight (\d+)$/m.exec(metrics)?.[1] ?? assert.fail(metrics),
+      )
+    }
     const began = performance.now()
     const stopped = server.stop()
-    const received = await Promise.all(readers.map(({ client }) => client.readToEnd()))
-    clearInterval(load)
+    await logged(server, 'server.draining')
+    for (const { socket } of clients) socket.resume()
+    const received = await Promise.all(clients.map(({ client }) => client.readToEnd()))
     assert.equal(await stopped, 0)
     assert.ok(performance.now() - began < 20_000)
-    for (const stream of received) {
-      const asked = (cookie: bigint) => ({ offset: offsetOf(cookie), length })
+    const closed = server.logs.filter((line) => line['event'] === 'nbd.closed')
+    for (const [i, stream] of received.entries()) {
+      const end = closed.find(({ peer }) => (peer as { port: number }).port === clients[i]?.port)
+      assert.equal(end?.['outcome'], 'drained')
       const { answers, rest } = parseSimple(stream, asked)
       assert.equal(rest, 0, 'the last reply broke off')
-      assert.ok(answers.length >= 128)
-      for (const { cookie, error, data: got } of answers) {
-        assert.equal(error, 0)
-        assert.ok(got.equals(bytes.subarray(offsetOf(cookie), offsetOf(cookie) + length)))
+      assert.equal(answers.length, end['requests'], 'requests that the server read')
+      assert.ok(answers.length < ASKED_AHEAD, 'the server read on')
+      for (const [n, answer] of answers.toSorted((a, b) => Number(a.cookie - b.cookie)).entries()) {
+        assert.deepEqual([answer.cookie, answer.error], [BigInt(n), 0])
+        const offset = offsetOf(answer.cookie)
+        assert.ok(answer.data.equals(bytes.subarray(offset, offset + length)))
       }
     }
     assert.ok(server.logs.some((line) => line['event'] === 'server.stopped'))
@@ -242,8 +262,7 @@ describe('stopping', () => {
     await using server = await start()
     const socket = await stalled(server)
     const stopped = server.stop()
-    while (!server.logs.some((line) => line['event'] === 'server.draining'))
-      await new Promise((resolve) => setTimeout(resolve, 5))
+    await logged(server, 'server.draining')
     const began = performance.now()
     let got = 0
     socket.on('data', (chunk: Buffer) => (got += chunk.length))
@@ -269,8 +288,7 @@ describe('stopping', () => {
     await using server = await start()
     const socket = await stalled(server)
     const stopped = server.stop()
-    while (!server.logs.some((line) => line['event'] === 'server.draining'))
-      await new Promise((resolve) => setTimeout(resolve, 5))
+    await logged(server, 'server.draining')
     process.kill(server.pid, 'SIGTERM')
     assert.equal(await stopped, 143)
     socket.destroy()
