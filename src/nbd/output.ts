@@ -4,6 +4,7 @@
  * one at a time. It knows neither sockets nor replies. Every release runs exactly once: when its batch is
  * written, or when the connection is aborted.
  */
+import { NbdError } from './errors.ts'
 
 /** Replies up to this many bytes are copied: one write of a joined buffer beats a vector of small ones. */
 export const COPY_REPLY_BYTES = 16 * 1024
@@ -163,8 +164,14 @@ export class OutputQueue {
     batch.requestBytes += requestBytes
   }
 
-  /** From here on only the owner's bytes are sent, until unhold(). */
+  /**
+   * From here on only the owner's bytes are sent, until unhold().
+   * @throws ERR_NBD_STATE while somebody holds it already: what waits then would be lost with its releases
+   */
   hold(): void {
+    if (this.#deferred !== undefined) {
+      throw new NbdError('ERR_NBD_STATE', 'output queue: hold() before the unhold() of the last')
+    }
     this.#deferred = newLane()
   }
 

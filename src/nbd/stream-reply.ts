@@ -30,6 +30,7 @@ export class StreamLine {
   readonly #handler: StreamHandler
   readonly #waiting: { read: PendingRead; pieces: AsyncIterable<ReplyPiece> }[] = []
   #running = false
+  /** The connection is gone, or broken and about to go. */
   #closed = false
   #wake: (() => void) | undefined
 
@@ -119,6 +120,8 @@ export class StreamLine {
     } else if (reply.fail(error)) {
       this.#handler.onFailed(read, error, true)
     } else {
+      // The line is held by bytes that nothing can complete: no other stream may begin before `close` comes.
+      this.#closed = true
       this.#handler.onBroken(read, error)
     }
   }

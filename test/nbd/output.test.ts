@@ -149,6 +149,17 @@ describe('hold', () => {
     sink.queue.flush()
     assert.equal(sink.output.toString(), `beforestream1${'s'.repeat(5000)}afterlast`)
   })
+
+  test('a second owner is refused, and what waits is kept', () => {
+    const sink = new Sink()
+    let released = 0
+    sink.queue.hold()
+    sink.queue.append([Buffer.alloc(5000, 'w')], () => released++)
+    assert.throws(() => sink.queue.hold(), { code: 'ERR_NBD_STATE' })
+    sink.queue.unhold()
+    sink.queue.flush()
+    assert.deepEqual([sink.output.toString(), released], ['w'.repeat(5000), 1])
+  })
 })
 
 describe('abort', () => {

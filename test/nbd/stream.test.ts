@@ -187,6 +187,25 @@ describe('errors', () => {
     assert.equal(target.sent, target.released)
   })
 
+  test('simple, behind the header: streams in line never begin, what waits is released', async () => {
+    await using opened = await open(false)
+    const { target, server, client } = opened
+    let openGate = (): void => {}
+    target.gate = new Promise((resolve) => (openGate = resolve))
+    target.failAt = 2 * PIECE
+    client.send(request({ length: 3 * PIECE }), request({ cookie: 2n, length: 3 * PIECE }))
+    await client.expect(simpleReply(COOKIE, 0, target.bytes.subarray(0, PIECE)))
+    client.send(...Array.from({ length: 8 }, () => request({ length: 20_000 })))
+    await turns(5)
+    assert.equal(target.sent - target.released, 8)
+    openGate()
+    await server.ended(1)
+    await turns(5)
+    assert.deepEqual([target.pulled, server.outcomes], [2, ['failed']])
+    assert.deepEqual([target.sent, target.doubleReleases], [target.released, 0])
+    assert.deepEqual([target.closed, target.unreleasedAtClose], [1, 0])
+  })
+
   test('structured, behind some chunks: an error chunk at the offset, the connection lives', async () => {
     await using opened = await open(true)
     const { target, server, client } = opened
