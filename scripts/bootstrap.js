@@ -259,7 +259,10 @@ function remember(node) {
 function runTask(node, task, args) {
   const file = path.join(ROOT, 'scripts', task.replace(':', '-') + '.ts')
   if (!fs.existsSync(file))
-    fail("there is no task '" + task + "'", 'Tasks: build, check, check:full, bench, pack, test')
+    fail(
+      "there is no task '" + task + "'",
+      'Tasks: build, check, check:full, bench, lock, pack, render, test',
+    )
   const folders = [path.dirname(node), path.join(MODULES, '.bin')].concat(foldersOnPath())
   const env = Object.assign({}, process.env, { PATH: folders.join(path.delimiter) })
   const child = spawn(node, [file].concat(args), { cwd: ROOT, env: env, stdio: 'inherit' })

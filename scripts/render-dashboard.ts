@@ -1,8 +1,7 @@
 /**
- * Writes deploy/grafana/commonpage.json, a Grafana dashboard, from dashboard-panels.ts: panels are laid out
- * row by row on Grafana's grid of 24 columns. A test compares the file with what this renders.
+ * Makes deploy/grafana/commonpage.json, a Grafana dashboard, from dashboard-panels.ts: panels are laid out
+ * row by row on Grafana's grid of 24 columns. `npm run render` writes it.
  */
-import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 
 import { ROWS } from './dashboard-panels.ts'
@@ -176,5 +175,3 @@ function joinByImage(legends: readonly string[]): Json[] {
     },
   ]
 }
-
-if (import.meta.main) writeFileSync(DASHBOARD_FILE, renderDashboard())

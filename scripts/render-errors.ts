@@ -1,9 +1,8 @@
 /**
- * Writes docs/reference/errors.md from the tables in which the modules register their error codes; with
- * --check it only says whether the page is up to date (exit code 1 when not). A test runs the check, so the
- * page and the code cannot part.
+ * Makes docs/reference/errors.md from the tables in which the modules register their error codes.
+ * `npm run render` writes it.
  */
-import { globSync, readFileSync, writeFileSync } from 'node:fs'
+import { globSync } from 'node:fs'
 import { join } from 'node:path'
 
 import { errorDefinitions } from '../src/core/index.ts'
@@ -19,7 +18,7 @@ text. Over HTTP it is the field \`code\` of a problem document (RFC 9457) with t
 client sees the errno; the \`commonpage\` command prints \`error[CODE]\` and ends with the exit code.
 A dash means that the error does not leave the server that way.
 
-This page is written by \`node scripts/render-errors.ts\` from the tables in the source.
+This page is written by \`npm run render\` from the tables in the source.
 `
 
 const NBD_HEAD = `
@@ -56,16 +55,4 @@ export async function renderErrors(): Promise<string> {
 function row([code, { http, nbd, exit, doc }]: [string, ErrorDefinition]): string {
   const anchor = `<a id="${code.toLowerCase()}"></a>`
   return `| ${anchor}\`${code}\` | ${http ?? '–'} | ${nbd ?? '–'} | ${exit ?? '–'} | ${doc} |\n`
-}
-
-if (import.meta.main) {
-  const page = await renderErrors()
-  if (process.argv.includes('--check')) {
-    if (readFileSync(ERRORS_PAGE, 'utf8') !== page) {
-      console.error('docs/reference/errors.md is out of date: node scripts/render-errors.ts')
-      process.exitCode = 1
-    }
-  } else {
-    writeFileSync(ERRORS_PAGE, page)
-  }
 }

@@ -102,7 +102,7 @@ export const SETTINGS = {
     placeholder: 'N',
     default: 'auto',
     words: ['auto'],
-    doc: 'threads that serve reads; auto: one less than the cores, at least 1',
+    doc: 'threads that serve reads, each further one with 64 MiB of its own; auto: one less than the cores, at least 1',
   }),
   'connections.max': setting({
     kind: 'count',
@@ -163,14 +163,14 @@ export const VARIABLES: Readonly<Record<string, string>> = {
     'levels of the log of `serve`, over `log.level`: one for all, and others for subsystems, as in `info,nbd=debug,cache:fill=trace`; ' +
     'subsystems are `server`, `server:http`, `nbd:conn`, `cache:fill`, `store`, `images:import` and `images:list`, and `nbd` means all that begin with `nbd:`; levels that do not exist are ignored',
   COMMONPAGE_COMMIT: 'commit that a build is of, as the metric `commonpage_build_info` shows it',
-  COMMONPAGE_NO_APT: 'set: `demo` and `npm test` install no Debian packages',
+  COMMONPAGE_NO_APT: '`1`: `demo` and `npm test` install no Debian packages',
   COMMONPAGE_NO_MKFS: 'set: `demo` goes on as if mkfs.erofs were not there',
 }
 
 /** Variables of tests and benchmarks, which a server that they start finds in its environment and ignores. */
 export const DEVELOPMENT_VARIABLES: Readonly<Record<string, string>> = {
   COMMONPAGE_FULL: '`1`: full counts, as in `npm run check:full`',
-  COMMONPAGE_SEED: 'seed of a property test: the number that a failure printed',
+  COMMONPAGE_SEED: 'seed of fuzzing, crash, power-cut and HTTP tests; what it chooses: below',
   COMMONPAGE_NBD_FUZZ: 'session of the NBD fuzzing to repeat alone, as a failure printed it',
   COMMONPAGE_UPDATE: '`1`: `test/http/openapi.test.ts` writes `docs/reference/openapi.json` anew',
   COMMONPAGE_SCREENSHOTS: 'folder for screenshots that `test/dashboard` takes',

@@ -104,7 +104,7 @@ describe('help', () => {
     assert.equal(
       readFileSync(REFERENCE_PAGE, 'utf8'),
       await renderReference(),
-      'run node test/cli/render-reference.ts',
+      'run: npm run render',
     )
   })
 

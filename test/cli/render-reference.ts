@@ -1,8 +1,4 @@
-/**
- * Writes docs/reference/cli.md from the command tree: `node test/cli/render-reference.ts`. A test compares
- * the page with it, so the two cannot part.
- */
-import { writeFileSync } from 'node:fs'
+/** Makes docs/reference/cli.md from the command tree. `npm run render` writes it. */
 import { PassThrough } from 'node:stream'
 import { join } from 'node:path'
 import type { Command } from 'commander'
@@ -18,7 +14,7 @@ const HEAD = `# The command line
 \`commonpage COMMAND …\`; from a checkout, \`./commonpage COMMAND …\`. Every command but \`serve\`, \`demo\`, \`doctor\`,
 \`config\` and \`completion\` talks to a server over its HTTP API.
 
-This page is written by \`node test/cli/render-reference.ts\` from the command tree.
+This page is written by \`npm run render\` from the command tree.
 
 ## Rules
 
@@ -109,5 +105,3 @@ export async function renderReference(): Promise<string> {
   }
   return `${HEAD}\`\`\`text\n${globals.trimEnd()}\n\`\`\`\n\n${sections.join('\n')}\n${renderEnvironment()}`
 }
-
-if (import.meta.main) writeFileSync(REFERENCE_PAGE, await renderReference())

@@ -79,9 +79,9 @@ describe('deploy/prometheus', () => {
 })
 
 describe('deploy/grafana', () => {
-  test('the file is what render-dashboard.ts writes', () => {
+  test('the file is what is rendered from the panels', () => {
     const file = readFileSync(DASHBOARD_FILE, 'utf8')
-    assert.equal(file, renderDashboard(), 'run: node scripts/render-dashboard.ts')
+    assert.equal(file, renderDashboard(), 'run: npm run render')
   })
 
   test('every panel is described and speaks of metrics that exist', async () => {

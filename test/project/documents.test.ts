@@ -89,7 +89,7 @@ describe('documents', () => {
 describe('pages written from code', () => {
   test('docs/reference/errors.md lists every error code, and no other', async () => {
     const page = existsSync(ERRORS_PAGE) ? readFileSync(ERRORS_PAGE, 'utf8') : ''
-    assert.equal(page, await renderErrors(), 'run: node scripts/render-errors.ts')
+    assert.equal(page, await renderErrors(), 'run: npm run render')
   })
 })
 

@@ -21,6 +21,8 @@ const known = new Set([
 ])
 /** Reading, and the one constant that is exported; test files also make names up. */
 const READ = /(?:\benv(?:\?\.|\.|\[['"])|_VARIABLE = ['"])(COMMONPAGE_[A-Z_]+)/g
+/** Of tests, benchmarks and tasks only: a server never sees them. */
+const READ_BY_TESTS = /\benv\[['"]((?:BENCH|REQUIRE|SOAK|UPDATE)_[A-Z_]+)/g
 const NAMED = /\bCOMMONPAGE_[A-Z]+(?:_+[A-Z]+)*\b/g
 
 const files = checkoutFiles({ untracked: true })
@@ -68,6 +70,20 @@ describe('environment variables', () => {
     for (const [name, doc] of Object.entries(DEVELOPMENT_VARIABLES)) {
       const row = new RegExp(`\\| \`${name}\` +\\| ${RegExp.escape(doc)} \\|`)
       assert.match(contributing, row)
+    }
+  })
+
+  test('what tests and benchmarks read is documented', () => {
+    const pages = ['CONTRIBUTING.md', 'bench/README.md'].map((page) =>
+      readFileSync(join(ROOT, page), 'utf8'),
+    )
+    const readByTests = namesIn(code, READ_BY_TESTS)
+    assert.ok(readByTests.has('BENCH_ROUNDS') && readByTests.has('SOAK_SEED'), 'finds them')
+    for (const [name, path] of readByTests) {
+      assert.ok(
+        pages.some((page) => page.includes(`| \`${name}\``)),
+        `${path} reads ${name}`,
+      )
     }
   })
 })

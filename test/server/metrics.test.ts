@@ -76,7 +76,7 @@ describe('definitions', () => {
 
   test('the reference page lists exactly these', () => {
     const upToDate = readFileSync(METRICS_PAGE, 'utf8') === renderMetrics()
-    assert.ok(upToDate, 'run node scripts/render-metrics.ts')
+    assert.ok(upToDate, 'run: npm run render')
   })
 
   test('names follow the conventions', () => {
