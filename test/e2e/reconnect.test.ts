@@ -92,6 +92,11 @@ class Reader implements AsyncDisposable {
     return this.#reads
   }
 
+  /** Reads that failed, came short or brought other bytes. */
+  get errors(): number {
+    return this.#wrong.length
+  }
+
   /** Waits for so many further reads. */
   async more(count: number): Promise<void> {
     const target = this.#reads + count
@@ -112,10 +117,11 @@ class Reader implements AsyncDisposable {
   }
 
   #line(line: string): void {
-    if (/read \d+\/\d+ bytes/.test(line)) {
+    const [, got, wanted] = /read (\d+)\/(\d+) bytes/.exec(line) ?? []
+    if (got !== undefined && got === wanted) {
       this.#reads++
       this.#ask()
-    } else if (/Pattern verification failed|error|failed/i.test(line)) {
+    } else if (got !== undefined || /Pattern verification failed|error|failed/i.test(line)) {
       this.#wrong.push(line)
     }
     this.#wake?.()
@@ -141,7 +147,13 @@ async function readThroughRestarts(
     server = await start(server)
     await reader.more(READS)
   }
-  evidence('reconnect', { client, signal, restarts: RESTARTS, reads: reader.reads, errors: 0 })
+  evidence('reconnect', {
+    client,
+    signal,
+    restarts: RESTARTS,
+    reads: reader.reads,
+    errors: reader.errors,
+  })
   return server
 }
 
