@@ -9,7 +9,7 @@ import type { Load } from './load.ts'
 import { NbdClient } from './nbd-client.ts'
 
 const MIB = 1024 * 1024
-/** Reads of the whole image, one after the other, so many under way: beside 500 clients, each takes its second. */
+/** Reads of the whole image, so many under way: beside 500 clients, each takes its time. */
 const READ_BYTES = 192 * 1024 + 512
 const DEPTH = 16
 /** Of an image, in 64 KiB chunks: so much is of bytes that the server has already. */
@@ -31,13 +31,15 @@ export async function churn(load: Load, number: number): Promise<void> {
   let last: Removed | undefined
   for (let turn = 0; !load.stopping; turn++) {
     try {
-      const removed = await oneImage(load, shared, number, turn)
-      await leave(load, last)
-      last = removed
+      last = await load.pace.turn(async () => {
+        const removed = await oneImage(load, shared, number, turn)
+        await leave(load, last)
+        return removed
+      })
     } catch (error) {
       load.tally.failed(`churn ${number}, turn ${turn}`, error)
     }
-    await load.think(load.random(turn))
+    await load.think(load.random(turn), 0)
   }
   await leave(load, last)
 }
@@ -54,8 +56,7 @@ async function oneImage(
   const name = `soak/churn-${number}`
   const tags = [`${name}:new`, `${name}:moving`] as const
   const posted = api(load, 'POST', `/v1/images/${tags[0]}?wait=true`, bytes, 201)
-  const { digest } = (await (await load.patiently(posted)).json()) as { digest: string }
-  tally.imports++
+  const { digest } = (await (await tally.importing(posted)).json()) as { digest: string }
   await using stack = new AsyncDisposableStack()
   const clients = new Map<string, NbdClient>()
   const open = async (ref: string): Promise<void> => {
@@ -122,13 +123,10 @@ async function readWhole(
     const reads: Promise<void>[] = []
     for (let i = 0; i < DEPTH && at < bytes.length; i++) {
       const [offset, length] = [at, Math.min(READ_BYTES, bytes.length - at)]
-      reads.push(
-        client.read(offset, length).then((got) => load.tally.compare(what, got, bytes, offset)),
-      )
+      reads.push(load.check(client, bytes, offset, length, what))
       at += length
     }
     await Promise.all(reads)
-    load.tally.requests += reads.length
   }
 }
 

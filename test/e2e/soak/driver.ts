@@ -10,9 +10,6 @@ import { Load } from './load.ts'
 import { nbdReader } from './nbd-readers.ts'
 import type { SoakPlan } from './plan.ts'
 
-/** Images that come and go at the same time. */
-const CHURNS = 2
-
 process.once('message', (plan: SoakPlan) => void run(plan))
 
 async function run(plan: SoakPlan): Promise<void> {
@@ -22,7 +19,7 @@ async function run(plan: SoakPlan): Promise<void> {
   const half = plan.connections >> 1
   const clients: Promise<void>[] = []
   for (let i = 0; i < half; i++) clients.push(nbdReader(load, i), httpReader(load, i))
-  for (let i = 0; i < CHURNS; i++) clients.push(churn(load, i))
+  for (let i = 0; i < plan.churns; i++) clients.push(churn(load, i))
   await Promise.all(clients)
   process.send?.(load.tally.report())
   process.disconnect()

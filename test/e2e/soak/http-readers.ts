@@ -40,8 +40,8 @@ export async function httpReader(load: Load, number: number): Promise<void> {
     try {
       for (let i = 0; i < temper.requests && !load.stopping; i++) {
         const source = load.pick(temper.from, random)
-        await oneRequest(load, agent, source, temper, random)
-        await load.think(random)
+        const bytes = await oneRequest(load, agent, source, temper, random)
+        await load.think(random, bytes)
       }
     } catch (error) {
       load.tally.failed(`http ${temper.name}`, error)
@@ -51,13 +51,14 @@ export async function httpReader(load: Load, number: number): Promise<void> {
   }
 }
 
+/** @returns how many bytes were read */
 async function oneRequest(
   load: Load,
   agent: Agent,
   source: LoadedSource,
   temper: Temper,
   random: Random,
-): Promise<void> {
+): Promise<number> {
   const size = source.bytes.length
   const start = temper.range === undefined ? 0 : random.next(size)
   const end = temper.range === undefined ? size : Math.min(size, start + temper.range(random))
@@ -75,8 +76,9 @@ async function oneRequest(
     at += chunk.length
     if (temper.pieceMs !== undefined && !load.stopping) await delay(temper.pieceMs)
   }
-  load.tally.requests++
+  load.tally.answered()
   if (at !== end) load.tally.differs(`${what} ${start}-${end} ended at ${at}`)
+  return end - start
 }
 
 async function ask(

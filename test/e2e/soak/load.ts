@@ -3,11 +3,14 @@ import { readFile } from 'node:fs/promises'
 import { setTimeout as delay } from 'node:timers/promises'
 
 import { Random } from '../../random.ts'
+import type { NbdClient } from './nbd-client.ts'
+import { Pace } from './pace.ts'
 import type { SoakPlan, Source } from './plan.ts'
 import { Tally } from './tally.ts'
 
-/** An import that has taken so long gets no processor beside the readers, who want all of it. */
-const PATIENCE_MS = 3000
+const MIB = 1024 * 1024
+/** The longest pause, on average: every client reads several times even in a short run. */
+const MAX_PAUSE_MS = 30_000
 
 export interface LoadedSource extends Source {
   readonly bytes: Buffer
@@ -16,16 +19,13 @@ export interface LoadedSource extends Source {
 export class Load {
   readonly plan: SoakPlan
   readonly tally = new Tally()
+  readonly pace = new Pace((ms) => this.tally.turnMs.push(ms))
   readonly #sources: Readonly<Record<'images' | 'files', readonly LoadedSource[]>>
   readonly #end = new AbortController()
-  /** Imports that the readers rest for. */
-  #favoured = 0
-  #rest = Promise.withResolvers<void>()
 
   private constructor(plan: SoakPlan, images: LoadedSource[], files: LoadedSource[]) {
     this.plan = plan
     this.#sources = { images, files }
-    this.#rest.resolve()
   }
 
   static async open(plan: SoakPlan): Promise<Load> {
@@ -51,33 +51,25 @@ export class Load {
     return source
   }
 
-  /**
-   * Waits for an import. They run when nobody else wants the processor, which on a machine that the readers fill is
-   * hardly ever: from PATIENCE_MS on, the readers rest between their rounds until it is done.
-   */
-  async patiently<T>(work: Promise<T>): Promise<T> {
-    let favoured = false
-    const timer = setTimeout(() => {
-      favoured = true
-      this.tally.rests++
-      if (this.#favoured++ === 0) this.#rest = Promise.withResolvers()
-    }, PATIENCE_MS)
-    try {
-      return await work
-    } finally {
-      clearTimeout(timer)
-      if (favoured && --this.#favoured === 0) this.#rest.resolve()
-    }
+  /** Reads over NBD, and compares with the same place of `source`. */
+  async check(
+    client: NbdClient,
+    source: Buffer,
+    offset: number,
+    length: number,
+    what: string,
+  ): Promise<void> {
+    const got = await client.read(offset, length)
+    this.tally.answered()
+    this.tally.compare(what, got, source, offset)
   }
 
-  /** What a client does between its rounds: nothing, for a moment. */
-  async think(random: Random): Promise<void> {
-    const { thinkMs } = this.plan
-    await this.#rest.promise
+  /** What a client does between its rounds: nothing, for a moment, and longer the more it has read. */
+  async think(random: Random, bytes: number): Promise<void> {
     if (this.stopping) return
-    await delay(random.next(2 * thinkMs + 1), undefined, { signal: this.#end.signal }).catch(
-      () => undefined,
-    )
+    const pause = Math.min(MAX_PAUSE_MS, (bytes / MIB) * this.pace.msPerMib)
+    const ms = random.next(2 * this.plan.thinkMs + 1) + random.next(2 * Math.round(pause) + 1)
+    await delay(ms, undefined, { signal: this.#end.signal }).catch(() => undefined)
   }
 }
 

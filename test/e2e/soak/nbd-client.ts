@@ -28,6 +28,7 @@ export class NbdClient implements AsyncDisposable {
   readonly #wire: WireClient
   readonly #pending = new Map<bigint, Pending>()
   #lastCookie = 0n
+  #received = 0
   #ended: Error | undefined
 
   private constructor(wire: WireClient, size: number) {
@@ -48,6 +49,11 @@ export class NbdClient implements AsyncDisposable {
       socket.destroy()
       throw new Error(`open ${name}`, { cause: error })
     }
+  }
+
+  /** Bytes of all answers. */
+  get received(): number {
+    return this.#received
   }
 
   read(offset: number, length: number): Promise<Buffer> {
@@ -84,6 +90,7 @@ export class NbdClient implements AsyncDisposable {
         const { cookie, error, data } = await this.#wire.simple((of) => this.#asked(of).length)
         const { resolve, reject } = this.#asked(cookie)
         this.#pending.delete(cookie)
+        this.#received += data.length
         if (error === 0) resolve(data)
         else reject(new Error(`errno ${error}`))
       }

@@ -53,8 +53,9 @@ export async function nbdReader(load: Load, number: number): Promise<void> {
       }
       let at = random.next(client.size)
       for (let round = 0; round < temper.rounds && !load.stopping; round++) {
+        const before = client.received
         at = await oneRound(load, client, source, temper, random, at, what)
-        await load.think(random)
+        await load.think(random, client.received - before)
       }
     } catch (error) {
       load.tally.failed(what, error)
@@ -79,7 +80,7 @@ async function oneRound(
     if (temper.span === 'sequential') at = at >= source.bytes.length ? 0 : at
     else at = random.next(temper.span === 'hot' ? Math.min(HOT_BYTES, client.size) : client.size)
     const length = Math.min(wanted, source.bytes.length - at)
-    reads.push(check(load, client, source, at, length, what))
+    reads.push(load.check(client, source.bytes, at, length, what))
     at += length
   }
   if (temper.stallMs !== undefined) {
@@ -88,17 +89,4 @@ async function oneRound(
   }
   await Promise.all(reads)
   return at
-}
-
-async function check(
-  load: Load,
-  client: NbdClient,
-  source: LoadedSource,
-  offset: number,
-  length: number,
-  what: string,
-): Promise<void> {
-  const got = await client.read(offset, length)
-  load.tally.requests++
-  load.tally.compare(what, got, source.bytes, offset)
 }

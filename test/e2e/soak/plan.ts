@@ -16,7 +16,9 @@ export interface SoakPlan {
   readonly seed: number
   /** Half of them NBD, half HTTP. */
   readonly connections: number
-  /** Between a client's rounds, on average. */
+  /** Images that come and go at the same time. */
+  readonly churns: number
+  /** Between a client's rounds, on average, at least. */
   readonly thinkMs: number
   /** Whole images: what cold and sequential readers read. */
   readonly images: readonly Source[]

@@ -18,8 +18,10 @@ export interface TallyReport {
   readonly tagMoves: number
   /** Images of which the last tag went while clients had them open. */
   readonly removals: number
-  /** Times that the readers rested, so that an import could go on. */
-  readonly rests: number
+  /** Requests that were answered while the server worked at an import. */
+  readonly besideImports: number
+  /** How long each image took: imported, tagged, read, removed, read again. */
+  readonly turnMs: readonly number[]
   /** Bytes compared over a connection whose image had no tag any more. */
   readonly comparedAfterRemoval: number
 }
@@ -32,9 +34,30 @@ export class Tally {
   imports = 0
   tagMoves = 0
   removals = 0
-  rests = 0
+  besideImports = 0
+  readonly turnMs: number[] = []
   comparedAfterRemoval = 0
   readonly #told: string[] = []
+
+  #importing = 0
+
+  /** A request was answered. */
+  answered(): void {
+    this.requests++
+    if (this.#importing > 0) this.besideImports++
+  }
+
+  /** Waits for an import, and counts it. */
+  async importing<T>(work: Promise<T>): Promise<T> {
+    this.#importing++
+    try {
+      const done = await work
+      this.imports++
+      return done
+    } finally {
+      this.#importing--
+    }
+  }
 
   /** Compares bytes that a server sent with those of its source at `offset`. */
   compare(what: string, got: Buffer, source: Buffer, offset: number): void {
@@ -58,7 +81,7 @@ export class Tally {
 
   report(): TallyReport {
     const { requests, comparedBytes, differences, errors, imports } = this
-    const { tagMoves, removals, rests, comparedAfterRemoval } = this
+    const { tagMoves, removals, besideImports, turnMs, comparedAfterRemoval } = this
     return {
       requests,
       comparedBytes,
@@ -68,7 +91,8 @@ export class Tally {
       imports,
       tagMoves,
       removals,
-      rests,
+      besideImports,
+      turnMs,
       comparedAfterRemoval,
     }
   }
