@@ -4,6 +4,7 @@
  * It touches no socket; connection.ts feeds it bytes and asks whether it wants more.
  */
 import type { Budget } from './budget.ts'
+import { BudgetShare } from './budget.ts'
 import type { RequestHeader } from './codec.ts'
 import { encodeError, encodeReply, replyHeaderSize } from './codec.ts'
 import { messageOf, NbdError, toNbdErrno } from './errors.ts'
@@ -42,9 +43,6 @@ export interface SessionHandler {
   onExportError(error: unknown): void
 }
 
-/** A connection with nothing in flight may read this much even when the server's budget is used up. */
-const FAIR_BYTES = 128 * 1024
-
 export class Session implements TransmissionHandler, ReadOwner {
   readonly target: NbdExport
   readonly meter: Meter
@@ -52,16 +50,15 @@ export class Session implements TransmissionHandler, ReadOwner {
   readonly #output: OutputQueue
   readonly #limits: NbdLimits
   readonly #rules: RequestRules
-  readonly #budget: Budget
+  /** Bytes of the reads in flight, counted as the budget counts them. */
+  readonly #share: BudgetShare
   readonly #handler: SessionHandler
   readonly #transmission: Transmission
   readonly #streams: StreamLine
   readonly #headerSize: number
   readonly #controllers = new Set<AbortController>()
-  readonly #onBudget: () => void
 
   #inFlight = 0
-  #inFlightBytes = 0
   /** Reads answered by the fast path since the last pump(): they share one duration. */
   #fastReads = 0
   #receivedAt = 0
@@ -75,9 +72,8 @@ export class Session implements TransmissionHandler, ReadOwner {
     this.#structured = options.structured
     this.#output = options.output
     this.#limits = options.limits
-    this.#budget = options.budget
     this.#handler = handler
-    this.#onBudget = () => handler.onPumpNeeded()
+    this.#share = new BudgetShare(options.budget, () => handler.onPumpNeeded())
     this.#rules = {
       size: options.target.size,
       structured: options.structured,
@@ -139,14 +135,14 @@ export class Session implements TransmissionHandler, ReadOwner {
       if (!this.#stopped) this.#transmission.resume()
     } while (this.meter.requests !== before)
     this.#pumping = false
-    this.meter.inFlight(this.#inFlight, this.#inFlightBytes)
+    this.meter.inFlight(this.#inFlight, this.#share.bytes)
     this.#streams.checkRoom()
   }
 
   /** Takes no further request: what is in flight is still answered. */
   stop(): void {
     this.#stopped = true
-    this.#budget.cancel(this.#onBudget)
+    this.#share.leave()
   }
 
   /** The connection is gone and the output queue aborted. */
@@ -154,9 +150,8 @@ export class Session implements TransmissionHandler, ReadOwner {
     if (this.#closed) return
     this.#closed = true
     this.stop()
-    this.#budget.give(this.#inFlightBytes)
+    this.#share.close()
     this.#inFlight = 0
-    this.#inFlightBytes = 0
     this.meter.inFlight(0, 0)
     for (const controller of this.#controllers) controller.abort()
     this.#controllers.clear()
@@ -168,8 +163,7 @@ export class Session implements TransmissionHandler, ReadOwner {
   written(requests: number, bytes: number): void {
     if (this.#closed) return
     this.#inFlight -= requests
-    this.#inFlightBytes -= bytes
-    if (bytes > 0) this.#budget.give(bytes)
+    if (bytes > 0) this.#share.give(bytes)
   }
 
   hasRoom(request: RequestHeader): boolean {
@@ -177,14 +171,8 @@ export class Session implements TransmissionHandler, ReadOwner {
     if (this.#inFlight >= maxInFlight) return false
     const bytes = replyBytes(request, this.#rules)
     if (bytes === 0) return true
-    if (this.#inFlight > 0 && this.#inFlightBytes + bytes > maxInFlightBytes) return false
-    const fair = this.#inFlight === 0 && bytes <= FAIR_BYTES
-    if (fair || this.#budget.fits(bytes, this.#onBudget)) {
-      this.#budget.cancel(this.#onBudget)
-      return true
-    }
-    this.#budget.wait(this.#onBudget)
-    return false
+    if (this.#inFlight > 0 && this.#share.bytes + bytes > maxInFlightBytes) return false
+    return this.#share.hasRoom(this.#share.charge(bytes))
   }
 
   onRequest(request: RequestHeader): void {
@@ -254,8 +242,7 @@ export class Session implements TransmissionHandler, ReadOwner {
   #execute(request: RequestHeader): void {
     const { type, length } = request
     if (type === NBD_CMD.READ && length > 0) {
-      this.#inFlightBytes += length
-      this.#budget.take(length)
+      this.#share.take(this.#share.charge(length))
       this.meter.readAsked(length)
       if (length <= COPY_REPLY_BYTES && this.#readInto(request)) return
       this.#read(request)
@@ -278,7 +265,7 @@ export class Session implements TransmissionHandler, ReadOwner {
     const { cookieHigh, cookieLow } = request
     encodeReply(gather.view, at, this.#structured, cookieHigh, cookieLow, offset, length)
     this.#output.commit(header + length)
-    this.#output.endRequest(length)
+    this.#output.endRequest(this.#share.charge(length))
     this.meter.readServed(length)
     this.#fastReads++
     return true
@@ -327,7 +314,7 @@ export class Session implements TransmissionHandler, ReadOwner {
   #finishRead(read: PendingRead, served: number): void {
     if (served > 0) this.meter.readServed(served)
     this.meter.latency(performance.now() - read.receivedAt, 1)
-    this.#output.endRequest(read.length)
+    this.#output.endRequest(this.#share.charge(read.length))
   }
 
   #contractBroken(read: PendingRead, length: number): void {

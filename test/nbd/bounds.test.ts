@@ -90,20 +90,45 @@ describe('bounds', () => {
     target.hold = true
     const hog = await server.connect()
     await hog.client.go()
-    hog.client.send(request({ length: 4 * MIB }))
-    while (target.held.length < 1) await new Promise<void>((r) => (target.onHeld = r))
+    hog.client.send(numbered(4, MIB))
+    while (target.held.length < 4) await new Promise<void>((r) => (target.onHeld = r))
     const other = await server.connect()
     await other.client.go()
     other.client.send(numbered(1, 4096), request({ cookie: 9n, length: MIB }))
-    while (target.held.length < 2) await new Promise<void>((r) => (target.onHeld = r))
+    while (target.held.length < 5) await new Promise<void>((r) => (target.onHeld = r))
     target.hold = false
-    for (const held of target.held.splice(1)) target.answer(held)
+    for (const held of target.held.splice(4)) target.answer(held)
     await other.client.expect(simpleReply(0n, 0, target.bytes.subarray(0, 4096)))
     await turns(20)
     assert.equal(other.client.buffered, 0)
     for (const held of target.held.splice(0)) target.answer(held)
-    await hog.client.simple(4 * MIB)
+    for (let i = 0; i < 4; i++) await hog.client.simple(MIB)
     await other.client.expect(simpleReply(9n, 0, target.bytes.subarray(0, MIB)))
+  })
+
+  test('a read larger than the whole budget neither waits for all others nor keeps them waiting', async () => {
+    const target = new TestExport(pattern(5 * MIB))
+    const limits = { maxTotalInFlightBytes: 2 * MIB, maxInFlightBytes: MIB }
+    await using server = await new TestServer(target, { limits }).listen()
+    target.hold = true
+    const stalled = await server.connect()
+    await stalled.client.go()
+    stalled.client.send(request({ length: MIB }))
+    while (target.held.length < 1) await new Promise<void>((r) => (target.onHeld = r))
+    target.hold = false
+    const [large, other] = [await server.connect(), await server.connect()]
+    await large.client.go()
+    await other.client.go()
+    for (let i = 0; i < 3; i++) {
+      large.client.send(request({ cookie: 2n, length: 4 * MIB }))
+      other.client.send(request({ cookie: 3n, length: MIB / 4 }))
+      await other.client.expect(simpleReply(3n, 0, target.bytes.subarray(0, MIB / 4)))
+      await large.client.expect(simpleReply(2n, 0, target.bytes.subarray(0, 4 * MIB)))
+    }
+    for (const held of target.held.splice(0)) target.answer(held)
+    await stalled.client.simple(MIB)
+    while (server.counter('in_flight') > 0) await turns(1)
+    assert.equal(server.counter('in_flight_bytes'), 0)
   })
 
   test('a read that is refused waits for no bytes and takes none, simple and structured', async () => {
@@ -113,8 +138,8 @@ describe('bounds', () => {
     target.hold = true
     const hog = await server.connect()
     await hog.client.go()
-    hog.client.send(request({ length: 4 * MIB }))
-    while (target.held.length < 1) await new Promise<void>((r) => (target.onHeld = r))
+    hog.client.send(numbered(4, MIB))
+    while (target.held.length < 4) await new Promise<void>((r) => (target.onHeld = r))
     const refused = [
       { offset: 8 * MIB - 1, length: MIB },
       { offset: 2n ** 64n - 1n, length: MIB },
@@ -143,8 +168,8 @@ describe('bounds', () => {
     target.hold = true
     const hog = await server.connect()
     await hog.client.go()
-    hog.client.send(request({ length: 4 * MIB }))
-    while (target.held.length < 1) await new Promise<void>((r) => (target.onHeld = r))
+    hog.client.send(numbered(4, MIB))
+    while (target.held.length < 4) await new Promise<void>((r) => (target.onHeld = r))
     target.hold = false
     const other = await server.connect()
     await other.client.go()
