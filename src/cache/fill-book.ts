@@ -17,6 +17,7 @@ import type { EpochLedger } from './epoch-ledger.ts'
 import type { FramePool } from './frame-pool.ts'
 import { FRAME, recordOf } from './frame-table.ts'
 import type { Grant } from './grant.ts'
+import { GRANTED } from './messages.ts'
 import type { PageIndex } from './page-index.ts'
 import { publish } from './pin-protocol.ts'
 import type { CachePolicy } from './policy.ts'
@@ -27,9 +28,11 @@ export interface Fill {
   readonly pageNo: number
   readonly validBytes: number
   readonly kind: FillKind
-  readonly imageId: number
+  /** On whose behalf: the image of the read that it was begun for, or that took it over. 0: none */
+  imageId: number
   readonly startedMs: number
-  readonly waiters: { readonly grant: Grant; readonly position: number }[]
+  /** Grants that are not answered, in the order in which they came, with the page's position in each. */
+  readonly waiters: Map<Grant, number>
   /** Number of the fill thread that has it; -1: none yet. */
   thread: number
 }
@@ -79,7 +82,7 @@ export class FillBook {
       return undefined
     }
     const startedMs = this.#parts.now()
-    const fill = {
+    const fill: Fill = {
       frame,
       blob,
       pageNo,
@@ -87,13 +90,29 @@ export class FillBook {
       kind,
       imageId,
       startedMs,
-      waiters: [],
+      waiters: new Map(),
       thread: -1,
     }
     this.#fills.set(frame, fill)
     if (kind !== 'demand') this.#background++
     count(counters, CACHE_COUNTER.FILLS_IN_FLIGHT)
     return fill
+  }
+
+  /**
+   * The grant does not wait for the fill any more. If it was begun for it, the next in line takes over: that
+   * one's read has missed, and brings the page in for its image. @returns false if it did not wait
+   */
+  leave(fill: Fill, grant: Grant): boolean {
+    const position = fill.waiters.get(grant)
+    if (position === undefined) return false
+    fill.waiters.delete(grant)
+    if (grant.how[position] === GRANTED.FILLED) {
+      const [heir] = fill.waiters
+      fill.imageId = heir?.[0].imageId ?? 0
+      if (heir !== undefined) heir[0].how[heir[1]] = GRANTED.FILLED
+    }
+    return true
   }
 
   /** Ends a fill without a page: it failed, or was never started. */
@@ -103,17 +122,13 @@ export class FillBook {
     this.#parts.pool.free(fill.frame)
   }
 
-  /** Hands a filled and verified page to readers, pinned once for each waiter that still waits. */
+  /** Hands a filled and verified page to readers, pinned once for each waiter. */
   publish(fill: Fill): void {
     const { table, policy, ledger, counters, frameSize } = this.#parts
     const { frame, blob, pageNo, validBytes, kind, imageId } = fill
     this.#end(fill)
-    let pins = 0
-    for (const { grant, position } of fill.waiters) {
-      if (grant.answered) continue
-      grant.hold(position, frame)
-      pins++
-    }
+    const pins = fill.waiters.size
+    for (const [grant, position] of fill.waiters) grant.hold(position, frame)
     if (ledger.isRefill(blob, pageNo)) count(counters, CACHE_COUNTER.REFILLS)
     const record = recordOf(frame)
     const unread = kind === 'readahead' && pins === 0

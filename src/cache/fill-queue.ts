@@ -51,6 +51,17 @@ export class FillQueue {
     if (this.#background.delete(fill)) this.#demand.add(fill)
   }
 
+  /**
+   * Nobody waits for the page any more. @returns true if it was wanted by those who waited alone and no thread has
+   * it: it is in no queue now. What was promoted goes back to the background.
+   */
+  withdraw(fill: Fill): boolean {
+    if (!this.#demand.delete(fill)) return false
+    if (fill.kind === 'demand') return true
+    this.#background.add(fill)
+    return false
+  }
+
   /** Readahead and prefetch pages that no thread has started on. */
   get backgroundLength(): number {
     return this.#background.size

@@ -7,30 +7,25 @@ import { GRANTED, type PageList, type ReaderAnswer, type ReadRequest } from './m
 
 export class Grant {
   readonly reader: number
+  readonly id: number
   readonly imageId: number
   readonly pages: PageList
   readonly deadlineMs: number
   /** Frames pinned on the reader's behalf, by position; -1: not yet. */
   readonly frames: number[]
   readonly how: number[]
-  readonly #id: number
   #missing: number
-  #answered = false
 
   constructor(reader: number, request: ReadRequest, deadlineMs: number) {
     const count = request.pages.length / 2
     this.reader = reader
+    this.id = request.id
     this.imageId = request.imageId
     this.pages = request.pages
     this.deadlineMs = deadlineMs
     this.frames = Array.from({ length: count }, () => -1)
     this.how = Array.from({ length: count }, () => GRANTED.RESIDENT)
-    this.#id = request.id
     this.#missing = count
-  }
-
-  get answered(): boolean {
-    return this.#answered
   }
 
   get complete(): boolean {
@@ -52,12 +47,10 @@ export class Grant {
   }
 
   answer(): ReaderAnswer {
-    this.#answered = true
-    return { id: this.#id, frames: this.frames, how: this.how }
+    return { id: this.id, frames: this.frames, how: this.how }
   }
 
   refuse(error: ErrorRecord): ReaderAnswer {
-    this.#answered = true
-    return { id: this.#id, error }
+    return { id: this.id, error }
   }
 }

@@ -43,9 +43,7 @@ export class KeeperPort {
     const { promise, resolve, reject } = Promise.withResolvers<ReadGrant>()
     const id = this.#await({ resolve, reject })
     const onAbort = () => {
-      if (!this.#waiters.has(id)) return
-      this.#waiters.set(id, undefined)
-      reject(aborted(signal))
+      if (this.#giveUp(id)) reject(aborted(signal))
     }
     signal?.addEventListener('abort', onAbort, { once: true })
     this.#send({ type: 'read', id, imageId, pages })
@@ -73,8 +71,7 @@ export class KeeperPort {
   async close(): Promise<void> {
     this.#closed ??= Promise.withResolvers<void>()
     for (const [id, waiter] of this.#waiters) {
-      this.#waiters.set(id, undefined)
-      waiter?.reject(closed())
+      if (this.#giveUp(id)) waiter?.reject(closed())
     }
     if (this.#waiters.size === 0) this.#closed.resolve()
     await this.#closed.promise
@@ -87,6 +84,14 @@ export class KeeperPort {
     const id = ++this.#lastId
     this.#waiters.set(id, waiter)
     return id
+  }
+
+  /** The answer is not waited for: the keeper is told, and a grant that it has sent by then is given back. */
+  #giveUp(id: number): boolean {
+    if (this.#waiters.get(id) === undefined) return false
+    this.#waiters.set(id, undefined)
+    this.#send({ type: 'cancel', id })
+    return true
   }
 
   #send(request: ReaderRequest): void {

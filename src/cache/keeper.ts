@@ -27,6 +27,7 @@ import {
   type KeeperCalls,
   type ReaderAnswer,
   type ReaderRequest,
+  type ReadRequest,
 } from './messages.ts'
 import type { PageIndex } from './page-index.ts'
 import { pin, unpin } from './pin-protocol.ts'
@@ -53,6 +54,8 @@ const IDLE_POLL_MS = 100
 interface Reader {
   readonly post: (answers: ReaderAnswer[]) => void
   outbox: ReaderAnswer[]
+  /** Not answered yet, by the reader's numbers. */
+  readonly grants: Map<number, Grant>
 }
 
 export class Keeper implements KeeperCalls {
@@ -101,7 +104,7 @@ export class Keeper implements KeeperCalls {
   }
 
   addReader(post: (answers: ReaderAnswer[]) => void): number {
-    this.#readers.push({ post, outbox: [] })
+    this.#readers.push({ post, outbox: [], grants: new Map() })
     return this.#readers.length - 1
   }
 
@@ -111,18 +114,25 @@ export class Keeper implements KeeperCalls {
   }
 
   fromReader(reader: number, requests: readonly ReaderRequest[]): void {
+    let cancelled = false
     for (const request of requests) {
-      if (request.type !== 'read') {
-        this.#fetch(request)
-        if (request.type === 'prefetch') {
+      switch (request.type) {
+        case 'read':
+          this.#read(reader, request)
+          break
+        case 'cancel':
+          this.#cancel(reader, request.id)
+          cancelled = true
+          break
+        case 'readahead':
+          this.#fetch(request)
+          break
+        case 'prefetch':
+          this.#fetch(request)
           this.#readers[reader]?.outbox.push({ id: request.id, frames: [], how: [] })
-        }
-        continue
       }
-      const grant = new Grant(reader, request, this.#now() + this.#fillTimeoutMs)
-      this.#grants.add(grant)
-      if (!this.#admit(grant, this.#waiting.size === 0)) this.#wait(grant)
     }
+    if (cancelled) this.#admitWaiting()
     this.#flush()
   }
 
@@ -202,6 +212,21 @@ export class Keeper implements KeeperCalls {
     return this.#blobs.domains()
   }
 
+  #read(reader: number, request: ReadRequest): void {
+    const grant = new Grant(reader, request, this.#now() + this.#fillTimeoutMs)
+    this.#grants.add(grant)
+    this.#readers[reader]?.grants.set(grant.id, grant)
+    if (!this.#admit(grant, this.#waiting.size === 0)) this.#wait(grant)
+  }
+
+  /** Unknown: its grant is on the way, and the reader gives back the pins when it arrives. */
+  #cancel(reader: number, id: number): void {
+    const grant = this.#readers[reader]?.grants.get(id)
+    if (grant === undefined) return
+    this.#leaveLine(grant)
+    this.#refuse(grant, toErrorRecord(new AppError('ERR_ABORTED', 'the read was cancelled')))
+  }
+
   /**
    * Gives the read everything at once: pins what is in memory, joins what is being filled, starts the rest.
    * @returns false if frames are lacking, or needed but not to be taken; then nothing is held
@@ -247,7 +272,7 @@ export class Keeper implements KeeperCalls {
     }
     for (const { fill, position, how } of fills) {
       grant.how[position] = how
-      fill.waiters.push({ grant, position })
+      fill.waiters.set(grant, position)
       if (how === GRANTED.COALESCED) this.#queue.promote(fill)
     }
     for (const fill of begun) this.#queue.push(fill)
@@ -276,13 +301,18 @@ export class Keeper implements KeeperCalls {
     this.#counters[CACHE_COUNTER.GRANTS_WAITING] = this.#waiting.size
   }
 
+  #leaveLine(grant: Grant): boolean {
+    const waited = this.#waiting.delete(grant)
+    this.#counters[CACHE_COUNTER.GRANTS_WAITING] = this.#waiting.size
+    return waited
+  }
+
   /** In order of arrival, up to the first that still lacks frames. */
   #admitWaiting(): void {
     for (const grant of this.#waiting) {
       if (!this.#admit(grant, true)) break
-      this.#waiting.delete(grant)
+      this.#leaveLine(grant)
     }
-    this.#counters[CACHE_COUNTER.GRANTS_WAITING] = this.#waiting.size
   }
 
   /** Brings in pages that nobody waits for, as long as there is room. */
@@ -303,26 +333,21 @@ export class Keeper implements KeeperCalls {
 
   #publish(fill: Fill): void {
     this.#fills.publish(fill)
-    for (const { grant } of fill.waiters) {
-      if (!grant.answered && grant.complete) this.#answer(grant)
+    for (const grant of fill.waiters.keys()) {
+      if (grant.complete) this.#answer(grant)
     }
   }
 
   #fail(fill: Fill, error: ErrorRecord): void {
     this.#fills.giveUp(fill)
     this.#countError(error.code)
-    for (const { grant } of fill.waiters) {
-      if (!grant.answered) this.#refuse(grant, error)
-    }
+    for (const grant of fill.waiters.keys()) this.#refuse(grant, error)
   }
 
-  /** The fills of an expired read go on: the page may be wanted again, and its thread cannot be stopped. */
   #expire(now: number): void {
     for (const grant of this.#grants) {
       if (grant.deadlineMs > now) break
-      const what = this.#waiting.delete(grant)
-        ? 'no memory became free'
-        : 'the store did not answer'
+      const what = this.#leaveLine(grant) ? 'no memory became free' : 'the store did not answer'
       const message = `a read of ${grant.frames.length} pages failed: ${what} within ${this.#fillTimeoutMs} ms`
       this.#countError('ERR_CACHE_FILL_TIMEOUT')
       this.#refuse(grant, toErrorRecord(new AppError('ERR_CACHE_FILL_TIMEOUT', message)))
@@ -349,14 +374,35 @@ export class Keeper implements KeeperCalls {
   }
 
   #answer(grant: Grant): void {
-    this.#grants.delete(grant)
-    this.#readers[grant.reader]?.outbox.push(grant.answer())
+    this.#end(grant, grant.answer())
   }
 
   #refuse(grant: Grant, error: ErrorRecord): void {
+    this.#leaveFills(grant)
     this.#unpin(grant)
+    this.#end(grant, grant.refuse(error))
+  }
+
+  #end(grant: Grant, answer: ReaderAnswer): void {
     this.#grants.delete(grant)
-    this.#readers[grant.reader]?.outbox.push(grant.refuse(error))
+    const reader = this.#readers[grant.reader]
+    reader?.grants.delete(grant.id)
+    reader?.outbox.push(answer)
+  }
+
+  /**
+   * Fills that nobody else waits for end, so that the store does not work for readers that are gone. What a
+   * thread has goes on: the thread cannot be stopped, and the page may be wanted again.
+   */
+  #leaveFills(grant: Grant): void {
+    const { pages, frames } = grant
+    for (let position = 0; position < frames.length; position++) {
+      if (frames[position] !== -1) continue
+      const frame = this.#index.find(pages[2 * position] ?? 0, pages[2 * position + 1] ?? 0)
+      const fill = this.#fills.at(frame)
+      if (fill === undefined || !this.#fills.leave(fill, grant)) continue
+      if (fill.waiters.size === 0 && this.#queue.withdraw(fill)) this.#fills.giveUp(fill)
+    }
   }
 
   #unpin(grant: Grant): void {

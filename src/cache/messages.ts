@@ -22,6 +22,13 @@ export interface ReadRequest {
   readonly pages: PageList
 }
 
+/** Nobody waits for a read any more: it is answered with an error, unless its answer is on the way already. */
+export interface CancelRequest {
+  readonly type: 'cancel'
+  /** Of the ReadRequest. */
+  readonly id: number
+}
+
 /** Asks that pages be brought in when there is room. Not answered: what is read ahead is bounded by what is read. */
 export interface ReadaheadRequest {
   readonly type: 'readahead'
@@ -39,7 +46,7 @@ export interface PrefetchRequest {
 
 export type FetchRequest = ReadaheadRequest | PrefetchRequest
 
-export type ReaderRequest = ReadRequest | FetchRequest
+export type ReaderRequest = ReadRequest | CancelRequest | FetchRequest
 
 /** How the keeper came by a page. It leaves telling hits from shared hits to the reader. */
 export const GRANTED = { RESIDENT: 0, COALESCED: 1, FILLED: 2 } as const

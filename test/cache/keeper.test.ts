@@ -1,120 +1,17 @@
-/**
- * The keeper's decisions, without threads: messages go in by calls, what it sends is collected, fills are
- * reported by hand, time is a variable.
- */
+/** The keeper's decisions, without threads. */
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 
-import {
-  type CachePolicy,
-  cacheStats,
-  createCacheMemory,
-  Keeper,
-  type KeeperOptions,
-  pinnedBytes,
-  sumCacheCounters,
-} from '../../src/cache/index.ts'
+import type { CachePolicy } from '../../src/cache/index.ts'
 import { FRAME, recordOf } from '../../src/cache/frame-table.ts'
 import { openCacheMemory } from '../../src/cache/memory.ts'
-import { GRANTED, type ReaderAnswer, type ReadGrant } from '../../src/cache/messages.ts'
-import { unpin } from '../../src/cache/pin-protocol.ts'
+import { GRANTED } from '../../src/cache/messages.ts'
 import { SampleWriter } from '../../src/cache/sample-ring.ts'
-
-const FRAME_SIZE = 16_384
-
-class Bench {
-  readonly memory
-  readonly keeper: Keeper
-  readonly answers = new Map<number, ReaderAnswer>()
-  readonly answered: number[] = []
-  /** Fills handed out and not reported, in order. */
-  readonly orders: { frame: number; blobNo: number; pageNo: number; validBytes: number }[] = []
-  readonly forgotten: number[] = []
-  now = 0
-  #lastId = 0
-
-  constructor(frames = 8, options: KeeperOptions = {}) {
-    const cacheBytes = frames * FRAME_SIZE
-    this.memory = createCacheMemory({
-      cacheBytes,
-      frameSize: FRAME_SIZE,
-      threads: 1,
-      allowTiny: true,
-    })
-    this.keeper = new Keeper(this.memory, { now: () => this.now, ...options })
-    this.keeper.addReader((answers) => {
-      for (const answer of answers) {
-        this.answers.set(answer.id, answer)
-        this.answered.push(answer.id)
-      }
-    })
-    this.addFiller()
-  }
-
-  addFiller(): void {
-    this.keeper.addFiller(({ demand, background, forget }) => {
-      this.forgotten.push(...forget)
-      const fills = [...demand, ...background]
-      for (let i = 0; i < fills.length; i += 4) {
-        const [frame = 0, blobNo = 0, pageNo = 0, validBytes = 0] = fills.slice(i)
-        this.orders.push({ frame, blobNo, pageNo, validBytes })
-      }
-    })
-  }
-
-  open(pages = 100, digest = 'a', domain = 'd'): number {
-    const size = pages * FRAME_SIZE
-    return this.keeper.openBlobs([{ domain, digest, size }])[0]?.blobNo ?? assert.fail()
-  }
-
-  read(blobNo: number, pageNos: number[], imageId = 0): number {
-    const id = ++this.#lastId
-    const pages = pageNos.flatMap((pageNo) => [blobNo, pageNo])
-    this.keeper.fromReader(0, [{ type: 'read', id, imageId, pages }])
-    return id
-  }
-
-  fetch(type: 'readahead' | 'prefetch', blobNo: number, pageNos: number[]): number {
-    const pages = pageNos.flatMap((pageNo) => [blobNo, pageNo])
-    this.keeper.fromReader(0, [{ type, id: ++this.#lastId, imageId: 0, pages }])
-    return this.#lastId
-  }
-
-  /** Reports the oldest `count` orders as done. */
-  fill(count = Infinity): void {
-    const done = this.orders.splice(0, count)
-    this.keeper.fromFiller(done.map(({ frame }) => ({ frame })))
-  }
-
-  grant(id: number): ReadGrant {
-    const answer = this.answers.get(id)
-    assert.ok(answer !== undefined && 'frames' in answer, `no grant for ${id}`)
-    return answer
-  }
-
-  code(id: number): string {
-    const answer = this.answers.get(id)
-    assert.ok(answer !== undefined && 'error' in answer, `no refusal for ${id}`)
-    return answer.error.code
-  }
-
-  release(id: number): void {
-    const { table } = openCacheMemory(this.memory)
-    for (const frame of this.grant(id).frames) unpin(table, recordOf(frame))
-  }
-
-  get stats() {
-    return cacheStats(sumCacheCounters(this.memory))
-  }
-
-  get pinned(): number {
-    return pinnedBytes(this.memory) / FRAME_SIZE
-  }
-}
+import { FRAME_SIZE, KeeperBench } from './keeper-bench.ts'
 
 describe('Keeper', () => {
   test('one fill per page, however many ask', () => {
-    const bench = new Bench()
+    const bench = new KeeperBench()
     const blob = bench.open()
     const ids = Array.from({ length: 64 }, () => bench.read(blob, [3]))
     assert.equal(bench.orders.length, 1)
@@ -131,7 +28,7 @@ describe('Keeper', () => {
   })
 
   test('a grant has every page or none, and pages come with the valid length of their blob', () => {
-    const bench = new Bench()
+    const bench = new KeeperBench()
     const [blob] = bench.keeper.openBlobs([{ domain: 'd', digest: 'x', size: 2 * FRAME_SIZE + 5 }])
     const id = bench.read(blob?.blobNo ?? 0, [0, 1, 2])
     assert.deepEqual(
@@ -146,7 +43,7 @@ describe('Keeper', () => {
   })
 
   test('a failed page fails the read, returns its pins, and is not remembered', () => {
-    const bench = new Bench()
+    const bench = new KeeperBench()
     const blob = bench.open()
     const first = bench.read(blob, [0, 1])
     const joined = bench.read(blob, [1])
@@ -167,7 +64,7 @@ describe('Keeper', () => {
   })
 
   test('reads that lack frames wait in order, hold nothing, and are not overtaken', () => {
-    const bench = new Bench(8)
+    const bench = new KeeperBench(8)
     const blob = bench.open()
     const holders = [bench.read(blob, [0, 1, 2, 3]), bench.read(blob, [4, 5, 6])]
     bench.fill()
@@ -196,7 +93,7 @@ describe('Keeper', () => {
   })
 
   test('the queue of waiting reads is bounded', () => {
-    const bench = new Bench(8, { maxWaiting: 2 })
+    const bench = new KeeperBench(8, { maxWaiting: 2 })
     const blob = bench.open()
     bench.read(blob, [0, 1, 2, 3])
     bench.read(blob, [4, 5, 6, 7])
@@ -209,7 +106,7 @@ describe('Keeper', () => {
   })
 
   test('a deadline ends waiting and filling reads alike; a late page is still published', () => {
-    const bench = new Bench(8, { fillTimeoutMs: 500 })
+    const bench = new KeeperBench(8, { fillTimeoutMs: 500 })
     const blob = bench.open()
     bench.read(blob, [0, 1, 2, 3])
     bench.read(blob, [4, 5, 6])
@@ -230,7 +127,7 @@ describe('Keeper', () => {
   })
 
   test('pages outside of a blob and unknown blobs are refused', () => {
-    const bench = new Bench()
+    const bench = new KeeperBench()
     const blob = bench.open(2)
     assert.equal(bench.code(bench.read(blob, [0, 2])), 'ERR_CACHE_RANGE')
     assert.equal(bench.code(bench.read(99, [0])), 'ERR_CACHE_BLOB_UNKNOWN')
@@ -240,7 +137,7 @@ describe('Keeper', () => {
   })
 
   test('background pages wait behind demand, join it when somebody asks, and never take the last frames', () => {
-    const bench = new Bench(320)
+    const bench = new KeeperBench(320)
     const blob = bench.open()
     const ahead = Array.from({ length: 34 }, (_, i) => 10 + i)
     bench.fetch('readahead', blob, ahead)
@@ -261,7 +158,7 @@ describe('Keeper', () => {
   })
 
   test('consecutive pages go to one thread, other work to another', () => {
-    const bench = new Bench(64)
+    const bench = new KeeperBench(64)
     const other: number[] = []
     bench.keeper.addFiller(({ demand }) => {
       for (let i = 2; i < demand.length; i += 4) other.push(demand[i] ?? -1)
@@ -274,7 +171,7 @@ describe('Keeper', () => {
   })
 
   test('dropBlob evicts everything, waits for pins, and kills the number', async () => {
-    const bench = new Bench()
+    const bench = new KeeperBench()
     const blob = bench.open()
     const held = bench.read(blob, [0])
     bench.fill()
@@ -299,7 +196,7 @@ describe('Keeper', () => {
   })
 
   test('domains share neither numbers nor pages', () => {
-    const bench = new Bench()
+    const bench = new KeeperBench()
     const one = bench.open(10, 'same', 'one')
     const two = bench.open(10, 'same', 'two')
     assert.notEqual(one, two)
@@ -313,7 +210,7 @@ describe('Keeper', () => {
   })
 
   test('second chance keeps what is used, and gives up when all is pinned', () => {
-    const bench = new Bench(8)
+    const bench = new KeeperBench(8)
     const blob = bench.open()
     const { table, index } = openCacheMemory(bench.memory)
     const ids = [bench.read(blob, [0, 1, 2, 3]), bench.read(blob, [4, 5, 6, 7])]
@@ -345,7 +242,7 @@ describe('Keeper', () => {
         return -1
       },
     })
-    const bench = new Bench(8, { policy })
+    const bench = new KeeperBench(8, { policy })
     const blob = bench.open()
     assert.equal(openCacheMemory(bench.memory).control[1], 2)
     const held = bench.read(blob, [0, 1, 2, 3])
