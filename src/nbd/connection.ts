@@ -63,6 +63,7 @@ export class Connection implements HandshakeHandler, SessionHandler, OutputSink 
   #phaseDeadline = Infinity
   #writeDeadline = Infinity
   #pumpScheduled = false
+  #turnScheduled = false
   #paused = false
   #peerEnded = false
   #draining = false
@@ -288,6 +289,19 @@ export class Connection implements HandshakeHandler, SessionHandler, OutputSink 
     this.#pumpScheduled = false
     this.#onQueueMoved()
     this.#services.poller?.answered(this.#waiting)
+  }
+
+  onTurnSpent(): void {
+    if (this.#turnScheduled) return
+    this.#turnScheduled = true
+    setImmediate(this.#onTurn)
+  }
+
+  readonly #onTurn = (): void => {
+    this.#turnScheduled = false
+    if (this.#phase === 'closed') return
+    this.#session?.nextTurn()
+    this.#settle()
   }
 
   /** Reads are in flight, and it is not the socket that they wait for. */

@@ -177,6 +177,7 @@ class EagerClient {
       },
       {
         onPumpNeeded: () => this.session.pump(),
+        onTurnSpent: () => fail('more than one turn'),
         onDisconnect: () => fail('disconnected'),
         onFatal: fail,
         onExportError: fail,
