@@ -7,15 +7,19 @@ import { createHash } from 'node:crypto'
 
 import { loadFixture, sha256 } from '../../erofs/fixtures.ts'
 import type { Random } from '../../random.ts'
-import type { Content, History } from './history.ts'
+import type { Change, Content, History } from './history.ts'
 
 export const DOMAIN = 'crash'
-const NAME = 'app'
+export const NAME = 'app'
 const TAGS_PER_CLIENT = 3
 const BASES = ['plain', 'plain-noinline', 'chunk-4k', 'prefixes']
 const BLOCK = 4096
 /** At most so many blocks of an image differ from those of its base. */
 const MAX_CHANGED_BLOCKS = 24
+/** What fetch's error is caused by when nobody listens: the request was not sent. */
+const REFUSED = 'ECONNREFUSED'
+/** And when a connection breaks: the request may have been read or not. */
+const BROKEN: readonly string[] = ['ECONNRESET', 'EPIPE', 'UND_ERR_SOCKET']
 
 /** An image that shares most of its bytes with others. */
 export function relatedImage(random: Random): Buffer {
@@ -39,6 +43,8 @@ export interface ClientOptions {
   readonly name: string
   readonly random: Random
   readonly history: History
+  /** A request is being sent. */
+  readonly onAsk: (change: Change) => void
 }
 
 export class CrashClient {
@@ -70,9 +76,8 @@ export class CrashClient {
         this.#acknowledged++
       }
     } catch (error) {
-      // fetch says only this when a connection breaks or is refused.
-      if (error instanceof TypeError) return
-      throw error
+      const code = connectionError(error)
+      if (code !== REFUSED && !BROKEN.includes(code ?? '')) throw error
     }
   }
 
@@ -84,40 +89,57 @@ export class CrashClient {
     const dice = random.next(10)
     if (dice < 5) await this.importImage(tag, relatedImage(random))
     else if (dice < 8 && history.current(refOf(other)) !== undefined)
-      await this.#copyTag(other, tag)
+      await this.#moveTag(other, tag)
     else if (history.current(refOf(tag)) !== undefined) await this.#remove(tag)
     else await this.importImage(tag, relatedImage(random))
   }
 
   async importImage(tag: string, image: Buffer): Promise<void> {
-    const { history } = this.#options
     const content = sha256(image)
     this.#importing = { tag, image }
-    history.ask(refOf(tag), content)
     const path = `/v1/images/${refOf(tag)}?format=erofs&wait=true`
     const body = new Uint8Array(image)
-    const { digest } = (await this.#send(path, 201, { method: 'POST', body })) as { digest: string }
-    history.acknowledge(refOf(tag))
-    history.acknowledgeImage(digest, content)
+    const request = { method: 'POST', body }
+    const answer = await this.#change(tag, 'import', content, () => this.#send(path, 201, request))
+    this.#options.history.acknowledgeImage((answer as { digest: string }).digest, content)
     this.#importing = undefined
   }
 
-  async #copyTag(from: string, tag: string): Promise<void> {
-    const { history } = this.#options
-    history.ask(refOf(tag), history.current(refOf(from)))
-    await this.#send(`/v1/images/${refOf(tag)}`, 200, {
+  async #moveTag(from: string, tag: string): Promise<void> {
+    const request = {
       method: 'PUT',
       headers: { 'Content-Type': 'application/json' },
       body: JSON.stringify({ from: refOf(from) }),
-    })
-    history.acknowledge(refOf(tag))
+    }
+    const content = this.#options.history.current(refOf(from))
+    await this.#change(tag, 'move', content, () =>
+      this.#send(`/v1/images/${refOf(tag)}`, 200, request),
+    )
   }
 
   async #remove(tag: string): Promise<void> {
-    const { history } = this.#options
-    history.ask(refOf(tag), undefined)
-    await this.#send(`/v1/images/${refOf(tag)}`, 204, { method: 'DELETE' })
-    history.acknowledge(refOf(tag))
+    await this.#change(tag, 'removal', undefined, () =>
+      this.#send(`/v1/images/${refOf(tag)}`, 204, { method: 'DELETE' }),
+    )
+  }
+
+  async #change(
+    tag: string,
+    change: Change,
+    content: Content | undefined,
+    send: () => Promise<unknown>,
+  ): Promise<unknown> {
+    const { history, onAsk } = this.#options
+    history.ask(refOf(tag), change, content)
+    onAsk(change)
+    try {
+      const answer = await send()
+      history.acknowledge(refOf(tag))
+      return answer
+    } catch (error) {
+      if (connectionError(error) === REFUSED) history.withdraw(refOf(tag))
+      throw error
+    }
   }
 
   async #send(path: string, expected: number, request: RequestInit): Promise<unknown> {
@@ -126,6 +148,12 @@ export class CrashClient {
     assert.equal(response.status, expected, `${request.method} ${path}: ${text}`)
     return text === '' ? undefined : JSON.parse(text)
   }
+}
+
+/** The code of what broke a request; a mistake of the test has none. */
+function connectionError(error: unknown): string | undefined {
+  if (!(error instanceof TypeError) || !(error.cause instanceof Error)) return undefined
+  return 'code' in error.cause ? String(error.cause.code) : undefined
 }
 
 function refOf(tag: string): string {

@@ -7,11 +7,36 @@ import assert from 'node:assert/strict'
 /** sha256 of an image's only device, in hex: what the image is, whoever imported it. */
 export type Content = string
 
-/** A change of one tag; `undefined` removes it. */
+/** How a tag comes to change. */
+export const CHANGES = ['import', 'move', 'removal'] as const
+export type Change = (typeof CHANGES)[number]
+
+/** What a tag is to name; `undefined`: to be gone. */
+interface Asked {
+  readonly change: Change
+  readonly content: Content | undefined
+}
+
 interface TagState {
   acknowledged: Content | undefined
   /** What was asked for and not answered. One at a time: a tag belongs to one client. */
-  asked: { readonly content: Content | undefined } | undefined
+  asked: Asked | undefined
+}
+
+/** Of the changes that got no answer: how many had been made, and how many had not. */
+export interface Interrupted {
+  made: number
+  notMade: number
+}
+
+export type InterruptedChanges = Record<Change, Interrupted>
+
+export function noChanges(): InterruptedChanges {
+  return {
+    import: { made: 0, notMade: 0 },
+    move: { made: 0, notMade: 0 },
+    removal: { made: 0, notMade: 0 },
+  }
 }
 
 export class History {
@@ -24,10 +49,15 @@ export class History {
     return this.#state(tag).acknowledged
   }
 
-  ask(tag: string, content: Content | undefined): void {
+  ask(tag: string, change: Change, content: Content | undefined): void {
     const state = this.#state(tag)
     assert.equal(state.asked, undefined, `two changes of ${tag} at once`)
-    state.asked = { content }
+    state.asked = { change, content }
+  }
+
+  /** The question reached nobody: nothing may have come of it. */
+  withdraw(tag: string): void {
+    this.#state(tag).asked = undefined
   }
 
   /** The change that was asked for is promised from now on. */
@@ -52,12 +82,11 @@ export class History {
    * Compares a list with what may be there: each tag as it was acknowledged, or as it was asked to be. What was
    * found is what counts from then on.
    *
-   * @returns how many unanswered changes had been made, and how many had not
+   * @returns the changes that got no answer; not those that would have left the tag as it was
    */
-  settle(found: ReadonlyMap<string, Content>): { made: number; notMade: number } {
+  settle(found: ReadonlyMap<string, Content>): InterruptedChanges {
     for (const tag of found.keys()) assert.ok(this.#tags.has(tag), `${tag} was never asked for`)
-    let made = 0
-    let notMade = 0
+    const interrupted = noChanges()
     for (const [tag, state] of this.#tags) {
       const { acknowledged, asked } = state
       const content = found.get(tag)
@@ -67,13 +96,12 @@ export class History {
         `${tag} is ${content ?? 'absent'}, expected ${allowed.map((one) => one ?? 'absent').join(' or ')}`,
       )
       if (asked !== undefined && asked.content !== acknowledged) {
-        if (content === acknowledged) notMade++
-        else made++
+        interrupted[asked.change][content === acknowledged ? 'notMade' : 'made']++
       }
       state.acknowledged = content
       state.asked = undefined
     }
-    return { made, notMade }
+    return interrupted
   }
 
   #state(tag: string): TagState {
