@@ -55,7 +55,7 @@ async function findMkfs(options: DemoImageOptions): Promise<string | undefined> 
 
 async function installMkfs(options: DemoImageOptions): Promise<string | undefined> {
   const { env, signal, say } = options
-  if (env['COMMONPAGE_NO_APT'] !== undefined) {
+  if (env['COMMONPAGE_NO_APT'] === '1') {
     say(
       'mkfs.erofs is not here, and COMMONPAGE_NO_APT forbids to install it: skipped building images',
     )
