@@ -16,6 +16,7 @@ import {
   StoredSource,
 } from '../images/index.ts'
 import type { Store } from '../store/index.ts'
+import { isDamage } from '../store/index.ts'
 import type { Image, ImageList } from './http/index.ts'
 
 const DEFAULT_PAGE = 100
@@ -51,11 +52,10 @@ export interface CatalogueLogger {
   warn(fields: Record<string, unknown>, message: string): void
 }
 
-/** What reading the record and the maps of a damaged image ends with. */
-const DAMAGE: ReadonlySet<string> = new Set([
+/** What reading the record and the maps of an image that is not whole ends with, besides damage of an object. */
+const INCOMPLETE: ReadonlySet<string> = new Set([
   'ERR_IMAGE_NOT_FOUND',
   'ERR_IMAGE_RECORD_INVALID',
-  'ERR_STORE_CORRUPT',
   'ERR_STORE_MAP_MISSING',
 ])
 
@@ -198,7 +198,7 @@ export class Catalogue {
     try {
       return await this.#describe(ref, digest, updatedAt)
     } catch (error) {
-      if (!isAppError(error) || !DAMAGE.has(error.code)) throw error
+      if (!isDamage(error) && !(isAppError(error) && INCOMPLETE.has(error.code))) throw error
       this.#logger.warn(
         { event: 'image.damaged', ref: formatRef(ref), code: error.code, err: error },
         'a damaged image was left out of a list',

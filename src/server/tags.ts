@@ -5,6 +5,7 @@
 import type { Digest } from '../core/index.ts'
 import { isAppError } from '../core/index.ts'
 import type { DomainStore } from '../store/index.ts'
+import { isDamage } from '../store/index.ts'
 
 type Refs = DomainStore['refs']
 
@@ -52,7 +53,7 @@ async function currentRef(
   try {
     return await refs.resolve(name, tag)
   } catch (error) {
-    if (isAppError(error) && error.code === 'ERR_STORE_CORRUPT') return { generation: 0 }
+    if (isDamage(error)) return { generation: 0 }
     throw error
   }
 }

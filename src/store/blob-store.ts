@@ -13,7 +13,7 @@ import { BlobIndex } from './blob-index.ts'
 import { BlobSink } from './blob-sink.ts'
 import type { StoredBlob } from './blob-writer.ts'
 import { BlobWriter, writeBlobIndex } from './blob-writer.ts'
-import { corrupt, errnoOf, readError } from './errors.ts'
+import { corrupt, errnoOf, isDamage, readError } from './errors.ts'
 import {
   DIGEST_PAGE_BYTES,
   INDEX_SUFFIX,
@@ -33,12 +33,6 @@ import type {
 
 /** Bytes of one read or write of a whole blob. */
 const PIECE_BYTES = 1024 * 1024
-/** What reading a damaged object ends with. */
-const DAMAGE: ReadonlySet<string> = new Set([
-  'ERR_STORE_CORRUPT',
-  'ERR_STORE_RANGE',
-  'ERR_STORE_READ_FAILED',
-])
 
 export interface BlobHead {
   readonly digest: Digest
@@ -262,7 +256,7 @@ export class BlobStore {
       try {
         await this.#engine.get(blobKey(this.#domain, digest), range, page)
       } catch (error) {
-        if (!(error instanceof AppError) || !DAMAGE.has(error.code)) throw error
+        if (!isDamage(error)) throw error
         page.fill(0)
       }
     }
@@ -317,7 +311,7 @@ export class BlobStore {
         return undefined
       }
     } catch (error) {
-      if (!(error instanceof AppError) || !DAMAGE.has(error.code)) throw error
+      if (!isDamage(error)) throw error
       damaged = true
     }
     const staged = await this.#engine.prepare(key, { path: indexPath })

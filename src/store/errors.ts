@@ -155,6 +155,25 @@ export function reasonOf(error: unknown): string {
   return `${getSystemErrorMessage(error.errno) ?? error.message} (${code})`
 }
 
+/** What reading an object that is damaged ends with. */
+const DAMAGE: ReadonlySet<string> = new Set<StoreErrorCode>([
+  'ERR_STORE_CORRUPT',
+  'ERR_STORE_RANGE',
+  'ERR_STORE_READ_FAILED',
+  'ERR_STORE_TOO_LARGE',
+])
+/** Refusals that say something of this process or machine and nothing of the object. */
+const EXHAUSTED: ReadonlySet<string> = new Set(['EMFILE', 'ENFILE', 'ENOMEM'])
+
+/**
+ * Whether reading an object failed because of the object: what it should say has to come from elsewhere, and
+ * one that is stored again may take its place. An object that is not there is not damaged.
+ */
+export function isDamage(error: unknown): error is AppError {
+  if (!isAppError(error) || !DAMAGE.has(error.code)) return false
+  return !EXHAUSTED.has(errnoOf(error.cause) ?? '')
+}
+
 /** ERR_STORE_CORRUPT. */
 export function corrupt(what: string, why: string, cause?: unknown): AppError {
   return new AppError('ERR_STORE_CORRUPT', `${what} is damaged: ${why}`, {

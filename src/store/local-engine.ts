@@ -9,7 +9,7 @@ import * as fs from 'node:fs/promises'
 import * as path from 'node:path'
 
 import { AppError } from '../core/index.ts'
-import { errnoOf, readError, writeError } from './errors.ts'
+import { errnoOf, isDamage, readError, writeError } from './errors.ts'
 import { DOMAINS, UPLOADS, checkKey, isHidden } from './layout.ts'
 import type { StepHook } from './publication.ts'
 import { Publisher } from './publication.ts'
@@ -22,7 +22,7 @@ import type {
   StorageEngine,
   VersionedBytes,
 } from './storage-engine.ts'
-import { MAX_LIST_PAGE, MAX_WHOLE_GET_BYTES } from './storage-engine.ts'
+import { MAX_LIST_PAGE, MAX_WHOLE_GET_BYTES, UNREADABLE } from './storage-engine.ts'
 
 export interface LocalEngineOptions {
   /** An absolute path of an existing folder. */
@@ -255,8 +255,8 @@ export class LocalEngine implements StorageEngine {
     expected: string | undefined,
     bytes: Uint8Array | undefined,
   ): Promise<string | undefined> {
-    const current = await this.getVersioned(key)
-    if (current?.version !== expected) return undefined
+    const current = await this.#version(key)
+    if (current !== expected) return undefined
     try {
       if (bytes !== undefined) {
         const staged = path.join(await this.stagingFolder(key), stagingName())
@@ -275,6 +275,16 @@ export class LocalEngine implements StorageEngine {
       return 'deleted'
     } catch (error) {
       throw writeError(error, key)
+    }
+  }
+
+  /** Undefined when there is no such object. */
+  async #version(key: string): Promise<string | undefined> {
+    try {
+      return (await this.getVersioned(key))?.version
+    } catch (error) {
+      if (isDamage(error)) return UNREADABLE
+      throw error
     }
   }
 

@@ -1,19 +1,12 @@
 /** The image records and OCI manifests of one domain: small immutable documents named by their digest. What they say is not known here. */
 import type { Digest } from '../core/index.ts'
 import { AppError, digestOf } from '../core/index.ts'
-import { corrupt } from './errors.ts'
+import { corrupt, isDamage } from './errors.ts'
 import { digestOfKey, manifestKey, manifestsPrefix } from './layout.ts'
 import type { StorageEngine } from './storage-engine.ts'
 
 /** distribution-spec asks for 4 MiB at least; a record of 65,535 devices is 8 MiB. */
 export const MAX_MANIFEST_BYTES = 16 * 1024 * 1024
-
-/** What reading a damaged document ends with. */
-const DAMAGE: ReadonlySet<string> = new Set([
-  'ERR_STORE_CORRUPT',
-  'ERR_STORE_READ_FAILED',
-  'ERR_STORE_TOO_LARGE',
-])
 
 /** A manifest that is durable and not visible yet. */
 export interface PreparedManifest extends AsyncDisposable {
@@ -99,7 +92,7 @@ export class ManifestStore {
       await this.get(digest)
       return false
     } catch (error) {
-      if (error instanceof AppError && DAMAGE.has(error.code)) return true
+      if (isDamage(error)) return true
       throw error
     }
   }

@@ -4,7 +4,7 @@
  */
 import type { Digest } from '../core/index.ts'
 import { AppError } from '../core/index.ts'
-import { corrupt } from './errors.ts'
+import { corrupt, isDamage } from './errors.ts'
 import { digestOfKey, mapKey, mapPrefix, mapsPrefix } from './layout.ts'
 import type { DeviceMap } from './map-codec.ts'
 import { decodeMap } from './map-codec.ts'
@@ -101,7 +101,7 @@ export class MapStore {
         const stored = await this.#read(device, generation, options)
         if (stored !== undefined) return stored
       } catch (error) {
-        if (!(error instanceof AppError) || error.code !== 'ERR_STORE_CORRUPT') throw error
+        if (!isDamage(error)) throw error
         damage = error
         this.#logger.warn(
           { event: 'store.map.damaged', domain: this.#domain, device, generation, err: error },

@@ -3,10 +3,11 @@
  * only by naming the generation that the change was decided on.
  */
 import type { Digest } from '../core/index.ts'
-import { AppError, isDigest } from '../core/index.ts'
-import { corrupt } from './errors.ts'
+import { AppError, isAppError, isDigest } from '../core/index.ts'
+import { corrupt, isDamage } from './errors.ts'
 import { parseRefSuffix, refKey, refsPrefix } from './layout.ts'
-import type { StorageEngine } from './storage-engine.ts'
+import type { StorageEngine, VersionedBytes } from './storage-engine.ts'
+import { UNREADABLE } from './storage-engine.ts'
 import type { StoreLogger } from './store-logger.ts'
 
 /** What a ref points at: at least one of both. */
@@ -65,7 +66,7 @@ export class RefStore {
   /** @throws ERR_STORE_CORRUPT, ERR_STORE_KEY_INVALID, ERR_STORE_READ_FAILED */
   async resolve(name: string, tag: string): Promise<RefRecord | undefined> {
     const key = refKey(this.#domain, name, tag)
-    const current = await this.#engine.getVersioned(key)
+    const current = await this.#read(key)
     return current === undefined ? undefined : decodeRef(current.bytes, key)
   }
 
@@ -129,7 +130,7 @@ export class RefStore {
     try {
       return await this.resolve(name, tag)
     } catch (error) {
-      if (!(error instanceof AppError) || error.code !== 'ERR_STORE_CORRUPT') throw error
+      if (!isDamage(error)) throw error
       damaged.push(`${name}:${tag}`)
       this.#logger.warn(
         { event: 'store.ref.damaged', domain: this.#domain, name, tag, err: error },
@@ -146,11 +147,11 @@ export class RefStore {
     bytes: Uint8Array | undefined,
   ): Promise<void> {
     const key = refKey(this.#domain, name, tag)
-    const current = await this.#engine.getVersioned(key)
-    const found = current === undefined ? 0 : generationOf(current.bytes, key)
+    const current = await this.#current(key)
+    const found = current.generation
     const swapped =
       found === generation
-        ? await this.#engine.compareAndSwap(key, current?.version, bytes)
+        ? await this.#engine.compareAndSwap(key, current.version, bytes)
         : undefined
     if (swapped !== undefined) return
     throw new AppError(
@@ -161,6 +162,30 @@ export class RefStore {
         details: { expected: generation, found },
       },
     )
+  }
+
+  /** What a change starts from. A damaged ref is at generation 0, as one that does not exist. */
+  async #current(key: string): Promise<{ readonly generation: number; readonly version?: string }> {
+    let version = UNREADABLE
+    try {
+      const current = await this.#read(key)
+      if (current === undefined) return { generation: 0 }
+      version = current.version
+      return { generation: decodeRef(current.bytes, key).generation, version }
+    } catch (error) {
+      if (!isDamage(error)) throw error
+      return { generation: 0, version }
+    }
+  }
+
+  async #read(key: string): Promise<VersionedBytes | undefined> {
+    try {
+      return await this.#engine.getVersioned(key)
+    } catch (error) {
+      // Nobody sent too much: what is stored is no ref.
+      if (!isAppError(error) || error.code !== 'ERR_STORE_TOO_LARGE') throw error
+      throw corrupt(key, error.message, error)
+    }
   }
 }
 
@@ -188,15 +213,6 @@ export function decodeRef(bytes: Uint8Array, what: string): RefRecord {
     ...(oci === undefined ? {} : { oci: refDigest(oci, what) }),
     generation,
     updatedAt,
-  }
-}
-
-/** A damaged ref counts as none, so that it can be replaced. */
-function generationOf(bytes: Uint8Array, what: string): number {
-  try {
-    return decodeRef(bytes, what).generation
-  } catch {
-    return 0
   }
 }
 

@@ -52,6 +52,9 @@ export const MAX_LIST_PAGE = 1000
 /** `get` without a range refuses larger objects: a caller that expects one reads it in pieces. */
 export const MAX_WHOLE_GET_BYTES = 64 * 1024 * 1024
 
+/** Stands for the version of a changeable object that is there and cannot be read, so that it can be replaced. */
+export const UNREADABLE = 'unreadable'
+
 /** Bytes of a changeable object with the token that a change must name. */
 export interface VersionedBytes {
   readonly bytes: Uint8Array
@@ -111,8 +114,8 @@ export interface StorageEngine extends AsyncDisposable {
   getVersioned(key: string): Promise<VersionedBytes | undefined>
 
   /**
-   * Changes a ref if its version is still `expected` (undefined: if it does not exist); `bytes` undefined
-   * deletes it. Readers see the old or the new bytes, never a mixture, whatever crashes.
+   * Changes a ref if its version is still `expected` (undefined: if it does not exist; UNREADABLE: if it is there
+   * and cannot be read); `bytes` undefined deletes it. Readers see the old or the new bytes, never a mixture, whatever crashes.
    *
    * @returns the new version (`deleted` after a deletion), or undefined when somebody else was first
    * @throws ERR_STORE_MEMBER when this process may not change refs

@@ -1,6 +1,6 @@
 /** The control plane's changes of refs: damaged ones, lost races, and the epoch that workers compare. */
 import assert from 'node:assert/strict'
-import { readdir, writeFile } from 'node:fs/promises'
+import { readdir, truncate, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { describe, test } from 'node:test'
 
@@ -11,6 +11,8 @@ import { MainControlPlane } from '../../src/server/control.ts'
 import { ImportProcesses } from '../../src/server/import-processes.ts'
 import { Jobs } from '../../src/server/jobs.ts'
 import { Uploads } from '../../src/server/uploads.ts'
+import { manifestKey } from '../../src/store/layout.ts'
+import { MAX_WHOLE_GET_BYTES } from '../../src/store/storage-engine.ts'
 import { DOMAIN, importBytes } from '../images/harness.ts'
 import type { TestStore } from '../store/data-folder.ts'
 import { testStore } from '../store/data-folder.ts'
@@ -64,11 +66,16 @@ function ref(name: string): Ref {
   return { domain: DOMAIN, name, tag: '1' }
 }
 
-/** Overwrites the files of a tag. */
-async function damage(at: TestStore, name: string): Promise<void> {
+const NOT_JSON = 8
+
+/** Makes the files of a tag so many zeros. */
+async function damage(at: TestStore, name: string, bytes: number): Promise<void> {
   const folder = join(at.dataDir, 'domains', DOMAIN, 'refs', name)
   for (const entry of await readdir(folder, { recursive: true, withFileTypes: true }))
-    if (entry.isFile()) await writeFile(join(entry.parentPath, entry.name), 'not JSON')
+    if (entry.isFile()) {
+      await writeFile(join(entry.parentPath, entry.name), '')
+      await truncate(join(entry.parentPath, entry.name), bytes)
+    }
 }
 
 describe('refs', () => {
@@ -84,16 +91,31 @@ describe('refs', () => {
     await assert.rejects(control.remove(ref('a')), { code: 'ERR_IMAGE_NOT_FOUND' })
   })
 
-  test('a damaged tag can be replaced, and can be removed', async () => {
+  test('a damaged tag can be replaced, can be removed, and hides no other', async () => {
     await using rigged = await rig()
     const { at, control, digests } = rigged
-    await damage(at, 'a')
-    await assert.rejects(control.resolve(ref('a')), { code: 'ERR_STORE_CORRUPT' })
-    await control.tag(ref('a'), ref('b'))
-    assert.equal(await control.resolve(ref('a')), digests[1])
-    await damage(at, 'a')
-    await control.remove(ref('a'))
-    await assert.rejects(control.resolve(ref('a')), { code: 'ERR_IMAGE_NOT_FOUND' })
+    const listed = async () => (await control.images({})).images.map(({ name }) => name)
+    for (const bytes of [NOT_JSON, MAX_WHOLE_GET_BYTES + 1]) {
+      await damage(at, 'a', bytes)
+      await assert.rejects(control.resolve(ref('a')), { code: 'ERR_STORE_CORRUPT' })
+      assert.deepEqual(await listed(), ['b'])
+      await control.tag(ref('a'), ref('b'))
+      assert.equal(await control.resolve(ref('a')), digests[1])
+      await damage(at, 'a', bytes)
+      await control.remove(ref('a'))
+      await assert.rejects(control.resolve(ref('a')), { code: 'ERR_IMAGE_NOT_FOUND' })
+      await control.tag(ref('a'), ref('b'))
+    }
+  })
+
+  test('an image whose record cannot be read hides no other', async () => {
+    await using rigged = await rig()
+    const { at, control, digests } = rigged
+    await truncate(join(at.dataDir, manifestKey(DOMAIN, digests[0])), MAX_WHOLE_GET_BYTES + 1)
+    assert.deepEqual(
+      (await control.images({})).images.map(({ name }) => name),
+      ['b'],
+    )
   })
 
   test('many changes of one tag at once: each is made or refused by code, none is lost half way', async () => {

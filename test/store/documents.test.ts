@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { mkdir, readFile, writeFile } from 'node:fs/promises'
+import { mkdir, readFile, symlink, truncate, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { describe, test } from 'node:test'
 
@@ -7,9 +7,12 @@ import fc from 'fast-check'
 
 import type { Digest } from '../../src/core/index.ts'
 import { digestOf, isAppError } from '../../src/core/index.ts'
-import { MAX_MANIFEST_BYTES, MapBuilder } from '../../src/store/index.ts'
+import type { StorageEngine } from '../../src/store/index.ts'
+import { LocalEngine, MAX_MANIFEST_BYTES, MapBuilder, MapStore } from '../../src/store/index.ts'
+import { readError } from '../../src/store/errors.ts'
 import { manifestKey, mapKey, refKey } from '../../src/store/layout.ts'
 import { decodeRef, encodeRef } from '../../src/store/ref-store.ts'
+import { MAX_WHOLE_GET_BYTES } from '../../src/store/storage-engine.ts'
 import { hasCode } from '../contract/storage-engine.ts'
 import { count, testStore } from './data-folder.ts'
 
@@ -61,6 +64,32 @@ describe('maps', () => {
     await assert.rejects(maps.get(DEVICE), hasCode('ERR_STORE_CORRUPT'))
     await writeFile(`${file(1)}.bak`, 'no generation')
     assert.deepEqual(await maps.generations(DEVICE), [4, 3, 2, 1])
+  })
+
+  test('a generation that cannot be read is passed over; one that nobody had files left to open is not', async () => {
+    await using fixture = await testStore()
+    const { maps } = fixture.store.domain('acme')
+    for (const size of [1, 2]) await maps.put(DEVICE, mapOf(size))
+    const engine = new LocalEngine({ dataDir: fixture.dataDir, changesRefs: false })
+    const logger = { info: () => undefined, warn: () => undefined }
+    const failing = (code: string) => {
+      const get: StorageEngine['get'] = (key, range, target) => {
+        if (key !== mapKey('acme', DEVICE, 2)) return engine.get(key, range, target)
+        return Promise.reject(readError(Object.assign(new Error(code), { code }), key))
+      }
+      const proxy = new Proxy(engine, {
+        get: (of, name) => {
+          if (name === 'get') return get
+          const value: unknown = Reflect.get(of, name)
+          return typeof value === 'function' ? value.bind(of) : value
+        },
+      })
+      return new MapStore(proxy, 'acme', logger)
+    }
+    for (const code of ['EIO', 'EACCES']) {
+      assert.equal((await failing(code).require(DEVICE)).generation, 1)
+    }
+    await assert.rejects(failing('EMFILE').require(DEVICE), hasCode('ERR_STORE_READ_FAILED'))
   })
 
   test('what is no map is not stored', async () => {
@@ -219,6 +248,44 @@ describe('refs', () => {
       assert.equal(repaired.generation, 1)
     }
     assert.equal(fixture.warnings[0]?.['event'], 'store.ref.damaged')
+  })
+
+  test('a ref that cannot be read is left out of lists and said, and can be replaced and removed', async () => {
+    await using fixture = await testStore()
+    const { refs } = fixture.store.domain('acme')
+    const file = join(fixture.dataDir, refKey('acme', 'bad', 'latest'))
+    const huge = async () => {
+      await mkdir(dirname(file), { recursive: true })
+      await writeFile(file, '')
+      await truncate(file, MAX_WHOLE_GET_BYTES + 1)
+    }
+    // A loop is an error of the operating system (ELOOP), as a bad sector is; it is no file to list.
+    const loop = async () => {
+      await mkdir(dirname(file), { recursive: true })
+      await symlink('latest', file)
+    }
+    await refs.compareAndSwap('good', 'latest', 0, { image: IMAGE })
+    for (const [damage, code, listed] of [
+      [huge, 'ERR_STORE_CORRUPT', ['bad:latest']],
+      [loop, 'ERR_STORE_READ_FAILED', []],
+    ] as const) {
+      await damage()
+      await assert.rejects(refs.resolve('bad', 'latest'), hasCode(code))
+      const page = await refs.list()
+      assert.deepEqual(
+        page.refs.map(({ name }) => name),
+        ['good'],
+      )
+      assert.deepEqual(page.damaged, listed)
+      const stale = refs.compareAndSwap('bad', 'latest', 1, { image: IMAGE })
+      await assert.rejects(stale, hasCode('ERR_STORE_REF_CONFLICT'))
+      await refs.delete('bad', 'latest', 0)
+      assert.equal(await refs.resolve('bad', 'latest'), undefined)
+      await damage()
+      const repaired = await refs.compareAndSwap('bad', 'latest', 0, { image: IMAGE })
+      assert.deepEqual(await refs.resolve('bad', 'latest'), repaired)
+      await refs.delete('bad', 'latest', 1)
+    }
   })
 
   test('codec: round trip; any other text is a record in bounds or ERR_STORE_CORRUPT', () => {

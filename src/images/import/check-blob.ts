@@ -5,10 +5,10 @@
  */
 import { hash } from 'node:crypto'
 
-import type { Digest } from '../../core/index.ts'
+import type { AppError, Digest } from '../../core/index.ts'
 import { DIGEST_BYTES, isAppError, MIB } from '../../core/index.ts'
 import type { LocalPageSource } from '../../store/index.ts'
-import { DIGEST_PAGE_BYTES } from '../../store/index.ts'
+import { DIGEST_PAGE_BYTES, isDamage } from '../../store/index.ts'
 import type { RangeSet } from '../range-set.ts'
 
 export interface CheckedBlob {
@@ -21,13 +21,6 @@ export interface CheckedBlob {
 /** Pages of one read: 1 MiB. */
 const PAGES_PER_READ = MIB / DIGEST_PAGE_BYTES
 const WASM_PAGE_BYTES = 64 * 1024
-
-/** What opening and reading a damaged blob ends with. */
-const DAMAGE: ReadonlySet<string> = new Set([
-  'ERR_STORE_BLOB_MISSING',
-  'ERR_STORE_CORRUPT',
-  'ERR_STORE_READ_FAILED',
-])
 
 /** The part of the WebAssembly API that is used here; TypeScript has it only in its DOM library. */
 interface WebAssemblyMemories {
@@ -76,9 +69,13 @@ export function* findDamage(
     }
     return undefined
   } catch (error) {
-    if (isAppError(error) && DAMAGE.has(error.code)) return error.message
-    throw error
+    if (!isDamage(error) && !isMissing(error)) throw error
+    return error.message
   }
+}
+
+function isMissing(error: unknown): error is AppError {
+  return isAppError(error) && error.code === 'ERR_STORE_BLOB_MISSING'
 }
 
 function firstBadPage(bytes: Buffer, digests: Uint8Array): number {

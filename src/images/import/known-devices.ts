@@ -3,8 +3,8 @@
  * stored, not that it is whole: mend-blobs.ts looks.
  */
 import type { Digest } from '../../core/index.ts'
-import { isAppError } from '../../core/index.ts'
 import type { DeviceMap, DomainStore } from '../../store/index.ts'
+import { isDamage } from '../../store/index.ts'
 import { imageError } from '../errors.ts'
 import type { DeviceReader } from './device-reader.ts'
 import type { ProgressMeter } from './progress.ts'
@@ -53,7 +53,7 @@ async function knownMap(
     return mustBeParsed && map?.parsedAsErofs === false ? undefined : map
   } catch (error) {
     // Damaged maps are replaced by a new generation.
-    if (isAppError(error) && error.code === 'ERR_STORE_CORRUPT') return undefined
+    if (isDamage(error)) return undefined
     throw error
   }
 }
