@@ -35,7 +35,10 @@ export interface NbdExport extends ExportInfo {
    * or reply.fail, during the call or later. What it throws is answered as an error.
    */
   read(offset: number, length: number, reply: ReadReply): void
-  /** NBD_CMD_CACHE: start bringing the range into memory and return at once. */
+  /**
+   * NBD_CMD_CACHE: start bringing the range, at most maxRequestBytes of what the client named, into memory and return
+   * at once. Hints in excess are not passed on: eight of those that arrive together are.
+   */
   cache?(offset: number, length: number): void
   /** Called once when the connection has ended; every reply was released before. */
   close(): void

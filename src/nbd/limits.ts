@@ -25,7 +25,7 @@ export interface NbdLimits {
   readonly maxOptionBytes: number
   /** Bytes of option data that are skipped; more end the connection. */
   readonly maxOptionSkipBytes: number
-  /** Bytes of one read: the maximum payload that INFO BLOCK_SIZE announces. */
+  /** Bytes of one read: the maximum payload that INFO BLOCK_SIZE announces. Of a longer CACHE the rest is ignored. */
   readonly maxRequestBytes: number
   /** Bytes of a refused write that are read and thrown away; more end the connection. */
   readonly maxSwallowBytes: number

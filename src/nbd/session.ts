@@ -52,6 +52,12 @@ export interface SessionHandler {
 const TURN_REQUESTS = 128
 const TURN_BYTES = 4 * 1024 * 1024
 
+/**
+ * Hints of one receive that are acted on: they are answered at once, so that no limit of what is in flight holds them
+ * back. NBD proto: "NBD_CMD_CACHE": a server need not do anything.
+ */
+const MAX_HINTS = 8
+
 export class Session implements TransmissionHandler, ReadOwner {
   readonly target: NbdExport
   readonly meter: Meter
@@ -71,6 +77,8 @@ export class Session implements TransmissionHandler, ReadOwner {
   /** Taken in this turn of the event loop. */
   #turnRequests = 0
   #turnBytes = 0
+  /** NBD_CMD_CACHE acted on since the last receive began. */
+  #hints = 0
   /** Reads answered by the fast path since the last pump(): they share one duration. */
   #fastReads = 0
   #receivedAt = 0
@@ -122,6 +130,7 @@ export class Session implements TransmissionHandler, ReadOwner {
   receive(chunk: Buffer, now: number): number {
     if (this.#stopped) return 0
     if (!this.blocked) this.#startTurn()
+    this.#hints = 0
     const before = this.meter.requests
     this.#receivedAt = now
     this.#pumping = true
@@ -311,9 +320,10 @@ export class Session implements TransmissionHandler, ReadOwner {
     }
   }
 
-  #cache(request: RequestHeader): void {
+  #cache({ offset, length }: RequestHeader): void {
+    if (length === 0 || ++this.#hints > MAX_HINTS) return
     try {
-      this.target.cache?.(request.offset, request.length)
+      this.target.cache?.(offset, Math.min(length, this.#limits.maxRequestBytes))
     } catch (error) {
       // The client asked for a hint to be taken: it loses nothing when that fails.
       this.#handler.onExportError(error)

@@ -211,6 +211,38 @@ describe('commands', () => {
   })
 })
 
+describe('CACHE', () => {
+  test('of a longer range the first maxRequestBytes are acted on; none of an empty one', async () => {
+    const target = new TestExport(pattern(SIZE))
+    await using server = new TestServer(target, { limits: { maxRequestBytes: 8192 } })
+    const client = server.pair()
+    await client.go()
+    client.send(
+      request({ type: NBD_CMD.CACHE, offset: 4096, length: SIZE - 4096 }),
+      request({ type: NBD_CMD.CACHE, offset: 1, length: 8191 }),
+      request({ type: NBD_CMD.CACHE, offset: SIZE }),
+    )
+    for (let i = 0; i < 3; i++) await client.expect(simpleReply(COOKIE, 0))
+    assert.deepEqual(target.cached, [
+      [4096, 8192],
+      [1, 8191],
+    ])
+  })
+
+  test('of many that arrive together eight are acted on, and all are answered', async () => {
+    await using opened = await open()
+    const { target, client } = opened
+    for (let receive = 1; receive <= 2; receive++) {
+      const hints = Array.from({ length: 1000 }, (_, i) =>
+        request({ type: NBD_CMD.CACHE, cookie: BigInt(i), offset: i, length: SIZE - i }),
+      )
+      client.send(...hints)
+      for (let i = 0; i < hints.length; i++) await client.expect(simpleReply(BigInt(i), 0))
+      assert.equal(target.cached.length, receive * 8)
+    }
+  })
+})
+
 describe('failing reads', () => {
   test('what read() throws becomes its errno', async () => {
     await using opened = await open()
