@@ -13,22 +13,32 @@ export function collectGarbage(): void {
 
 const MAX_COLLECTIONS = 10
 
+/** Bytes that are reachable. */
+export interface HeldMemory {
+  readonly heapBytes: number
+  /** Outside of the heap: what buffers hold, nearly all of it. */
+  readonly bufferBytes: number
+}
+
 /**
- * Bytes that are reachable, in and outside of the heap. Memory outside of it is given back behind a collection, some
- * turns later: it collects again until there is nothing left to give.
+ * What is reachable now. Memory outside of the heap is given back behind a collection, some turns later: it collects
+ * again until there is nothing left to give.
  */
-export async function settledBytes(): Promise<number> {
-  let least = heldBytes()
+export async function settledMemory(): Promise<HeldMemory> {
+  let least = heldMemory()
   for (let i = 0; i < MAX_COLLECTIONS; i++) {
     await nextTurn()
-    least = Math.min(least, heldBytes())
+    const { heapBytes, bufferBytes } = heldMemory()
+    least = {
+      heapBytes: Math.min(least.heapBytes, heapBytes),
+      bufferBytes: Math.min(least.bufferBytes, bufferBytes),
+    }
   }
   return least
 }
 
-/** The same, without waiting for what is on its way back. */
-export function heldBytes(): number {
+function heldMemory(): HeldMemory {
   collectGarbage()
   const { heapUsed, external } = process.memoryUsage()
-  return heapUsed + external
+  return { heapBytes: heapUsed, bufferBytes: external }
 }

@@ -5,17 +5,25 @@
 import assert from 'node:assert/strict'
 import { readdirSync } from 'node:fs'
 
-import { heldBytes, settledBytes } from '../collect-garbage.ts'
+import type { GrowthFigures } from '../growth.ts'
+import { Growth } from '../growth.ts'
 
-/** What a process in use may grow by; a buffer of 64 KiB leaked once in a hundred images would be more. */
-const MAX_GROWTH_BYTES = 24 * 2 ** 20
 /** Above the baseline at any moment: garbage that is not collected yet, of images of 1 MiB. */
 const MAX_PEAK_BYTES = 512 * 2 ** 20
 
 export class Leftovers {
+  readonly #growth: Growth
   readonly #files = openFiles()
-  readonly #held = heldBytes()
   readonly #resident = process.memoryUsage.rss()
+
+  private constructor(growth: Growth) {
+    this.#growth = growth
+  }
+
+  /** The baseline. Call it when everything that the warm-up used is disposed of. */
+  static async sinceNow(): Promise<Leftovers> {
+    return new Leftovers(await Growth.sinceNow())
+  }
 
   /** Descriptors that were not open at the baseline. Call it when everything is disposed of. */
   assertNoFiles(): void {
@@ -23,14 +31,16 @@ export class Leftovers {
     assert.ok(files <= this.#files, `${files} open files, ${this.#files} before`)
   }
 
-  /** @returns figures for evidence */
-  async assertNone(): Promise<{ readonly grownBytes: number; readonly peakBytes: number }> {
+  /**
+   * @param images how many there were since the baseline
+   * @returns figures for evidence
+   */
+  async assertNone(images: number): Promise<GrowthFigures & { readonly peakBytes: number }> {
     this.assertNoFiles()
-    const grownBytes = (await settledBytes()) - this.#held
-    assert.ok(grownBytes < MAX_GROWTH_BYTES, `${grownBytes} bytes more are reachable`)
+    const grown = await this.#growth.assertBounded(images)
     const peakBytes = Math.max(0, process.resourceUsage().maxRSS * 1024 - this.#resident)
     assert.ok(peakBytes < MAX_PEAK_BYTES, `${peakBytes} bytes above the start at the peak`)
-    return { grownBytes, peakBytes }
+    return { ...grown, peakBytes }
   }
 }
 

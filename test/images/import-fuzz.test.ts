@@ -18,6 +18,8 @@ import { surveyImage } from '../../src/images/import/survey.ts'
 import { fixtureNames, loadFixture, randomNumbers } from '../erofs/fixtures.ts'
 import { DIRECTORY, directoryBlock, FILE, ImageBuilder, ROOT_NID } from '../erofs/image-builder.ts'
 import { Leftovers } from '../erofs/fuzz-leftovers.ts'
+import type { SeededGroup } from '../erofs/fuzz-seeds.ts'
+import { firstSeedOf, seededTests } from '../erofs/fuzz-seeds.ts'
 import { findStructures } from '../erofs/fuzz-structures.ts'
 import { evidence } from '../evidence.ts'
 import type { TestStore } from '../store/data-folder.ts'
@@ -29,14 +31,11 @@ import type { Served } from './import-fuzz-serving.ts'
 import { serveImage } from './import-fuzz-serving.ts'
 
 const IS_FULL = process.env['COMMONPAGE_FULL'] === '1'
-const ONLY_SEED = process.env['COMMONPAGE_SEED']
-/** Three groups, in all five minutes: with the reader's fuzzing (test/erofs) more than ten. */
+/** Two groups of images that are not compressed, 210 s: with the reader's fuzzing (test/erofs) more than ten minutes. */
 const FULL_MS_EACH = 105_000
 const REDUCED_IMAGES = 36
 /** At full counts a machine that manages less than this has not fuzzed anything. */
 const FULL_IMAGES = 50
-/** The seeds of one group: more than it will ever need. */
-const SEEDS_EACH = 1_000_003
 /** Frames of 16 KiB: less than any image, so that pages are evicted while it is read. */
 const CACHE_FRAMES = 16
 /** An import of at most 1.2 MiB takes a tenth: generous, because other work may slow this machine. CPU time, not wall time. */
@@ -99,10 +98,8 @@ async function importOne(
   )
 }
 
-interface Group {
-  readonly title: string
+interface Group extends SeededGroup {
   readonly fixtures: readonly FuzzedFixture[]
-  readonly firstSeed: number
 }
 
 /** Images of one store, one fixture after the other. Closing the cache asserts that no pin is left. */
@@ -134,13 +131,14 @@ async function fuzzGroup(group: Group): Promise<void> {
     const first = group.firstSeed + tally.images
     await fuzzStore(group, Iterator.from(integers(first)).take(IMAGES_PER_STORE), tally)
     // The first store is the warm-up.
-    leftovers ??= new Leftovers()
+    leftovers ??= await Leftovers.sinceNow()
     leftovers.assertNoFiles()
   }
   const { codes, ...counts } = tally
   const images = group.title.replaceAll(' ', '-')
   const seeds = `${group.firstSeed}…${group.firstSeed + tally.images - 1}`
-  const left = await leftovers?.assertNone()
+  assert.ok(leftovers !== undefined)
+  const left = await leftovers.assertNone(tally.images - IMAGES_PER_STORE)
   evidence('fuzz.import', { group: images, ...counts, codes: codes.size, seeds, ...left })
   // The damage must reach the parser, not stop at the superblock.
   assert.ok(tally.parsed > tally.images / 5, JSON.stringify(counts))
@@ -174,18 +172,14 @@ const byTitle = Map.groupBy(fixtures, ({ devices, structures }) => {
 const groups = [...byTitle].map(([title, members], index): Group => ({
   title,
   fixtures: members,
-  firstSeed: (index + 1) * SEEDS_EACH,
+  firstSeed: firstSeedOf(index),
 }))
 
 describe('mutated images', () => {
-  for (const group of groups) {
-    const { title, firstSeed } = group
-    if (ONLY_SEED === undefined) {
-      test(title, () => fuzzGroup(group))
-    } else if (Math.floor(Number(ONLY_SEED) / SEEDS_EACH) * SEEDS_EACH === firstSeed) {
-      test(`${title}, seed ${ONLY_SEED}`, () => fuzzStore(group, [Number(ONLY_SEED)], newTally()))
-    }
-  }
+  seededTests(groups, {
+    all: fuzzGroup,
+    one: (group, seed) => fuzzStore(group, [seed], newTally()),
+  })
 })
 
 describe('images made to keep an import busy', () => {
