@@ -7,13 +7,52 @@ import type { Random } from '../../random.ts'
 export interface StreamTargets {
   readonly blob: string
   readonly image: string
+  /** `/v1/images/REF` of an image that no stream changes. */
+  readonly kept: string
+}
+
+/** What a client sends on one connection. */
+export interface FuzzStream {
+  /** Is answered with 206, for certain, and the rest is sent when the answer begins; empty when nothing is certain. */
+  readonly opening: Buffer
+  readonly rest: Buffer
 }
 
 /** Most requests of one stream: enough for a pipeline that overflows. */
 const MAX_REQUESTS = 90
 
-/** One connection's worth of bytes. */
-export function requestStream(chance: Random, targets: StreamTargets): Buffer {
+/** One connection's worth of bytes. Half of those that are requests begin with a range of data that is there. */
+export function fuzzStream(chance: Random, targets: StreamTargets): FuzzStream {
+  const nothing = Buffer.alloc(0)
+  if (chance.once(6)) return { opening: nothing, rest: feedStream(chance) }
+  const rest = requestStream(chance, targets)
+  if (chance.once(2)) return { opening: nothing, rest }
+  const opening = rangeOfData(chance, targets)
+  switch (chance.next(3)) {
+    case 0:
+      return { opening: nothing, rest: Buffer.concat([mutate(opening, chance), rest]) }
+    case 1:
+      return { opening: nothing, rest: Buffer.concat([opening, rest]) }
+    default:
+      return { opening, rest }
+  }
+}
+
+/** A request that nothing is wrong with, for data that is hot or cold, in one part or in two. */
+function rangeOfData(chance: Random, { blob, kept }: StreamTargets): Buffer {
+  const path = chance.of(blob, blob, `${kept}/-/raw`, `${kept}/-/dev/0`)
+  const from = chance.next(path === blob ? 20_000_000 : 50_000)
+  const spec = chance.of(
+    `${from}-${from + chance.next(200_000)}`,
+    `${from}-`,
+    `-${1 + chance.next(60_000)}`,
+    `0-${chance.next(100)},${from}-${from}`,
+  )
+  const head = `GET ${path} HTTP/1.1\r\nhost: localhost\r\nrange: bytes=${spec}\r\n\r\n`
+  return Buffer.from(head, 'latin1')
+}
+
+function requestStream(chance: Random, targets: StreamTargets): Buffer {
   const count = chance.once(10) ? 1 + chance.next(MAX_REQUESTS) : 1 + chance.next(6)
   const parts: Buffer[] = []
   for (let i = 0; i < count; i++) parts.push(request(chance, targets))
@@ -22,7 +61,7 @@ export function requestStream(chance: Random, targets: StreamTargets): Buffer {
 }
 
 /** An upgrade to the feed and what a client might send over it. */
-export function feedStream(chance: Random): Buffer {
+function feedStream(chance: Random): Buffer {
   const key = chance.of('dGhlIHNhbXBsZSBub25jZQ==', 'short', '')
   const version = chance.of('13', '13', '13', '12', 'x')
   const upgrade =
