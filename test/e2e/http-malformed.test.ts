@@ -8,13 +8,14 @@ import { randomBytes } from 'node:crypto'
 import { connect } from 'node:net'
 import { after, afterEach, before, describe, test } from 'node:test'
 
+import { digestOf } from '../../src/core/index.ts'
 import { evidence } from '../evidence.ts'
 import { malformedRequests, oddRequests } from '../http/malformed-requests.ts'
 import { readMultipart } from '../http/multipart.ts'
 import type { RawClient } from '../http/raw-client.ts'
 import { Random, spreadSeed } from '../random.ts'
 import type { HttpTarget } from './http-support/target.ts'
-import { startHttpTarget } from './http-support/target.ts'
+import { post, startHttpTarget } from './http-support/target.ts'
 
 const FULL = process.env['COMMONPAGE_FULL'] === '1'
 /** Fewer than the connections that a server takes of one address. */
@@ -75,50 +76,67 @@ for (const workers of [1, 2]) {
       for (const client of slow) await client[Symbol.asyncDispose]()
     })
 
-    test('gives the space of every broken upload back', async () => {
-      const post = 'POST /v1/blobs/demo HTTP/1.1\r\nhost: localhost\r\n'
+    test('refuses every broken upload and gives its space back', async () => {
       const nothing = `sha256:${'0'.repeat(64)}`
-      const rows: [string, string, number | undefined][] = [
+      const upload = (path: string, framing: string, body: string): string =>
+        `POST ${path} HTTP/1.1\r\nhost: localhost\r\n${framing}\r\n\r\n${body}`
+      const three = 'content-length: 3'
+      const blobs = '/v1/blobs/demo'
+      const rows: [string, string, number, string][] = [
         [
           'chunks that turn to garbage',
-          `${post}transfer-encoding: chunked\r\n\r\n3\r\nabc\r\nzz`,
+          upload(blobs, 'transfer-encoding: chunked', '3\r\nabc\r\nzz'),
           400,
+          'ERR_HTTP_MALFORMED',
         ],
-        ['more than any disk', `${post}content-length: 9000000000000000\r\n\r\nabc`, 507],
+        [
+          'more than any disk',
+          upload(blobs, 'content-length: 9000000000000000', 'abc'),
+          507,
+          'ERR_STORE_FULL',
+        ],
         [
           'another digest',
-          `${post.replace('demo', `demo?digest=${nothing}`)}content-length: 3\r\n\r\nabc`,
+          upload(`${blobs}?digest=${nothing}`, three, 'abc'),
           400,
+          'ERR_STORE_DIGEST_MISMATCH',
         ],
+        ['no digest', upload(`${blobs}?digest=md5:x`, three, 'abc'), 400, 'ERR_DIGEST_INVALID'],
+        ['no domain', upload('/v1/blobs/DEMO', three, 'abc'), 400, 'ERR_REF_INVALID'],
         [
-          'no digest',
-          `${post.replace('demo', 'demo?digest=md5:x')}content-length: 3\r\n\r\nabc`,
+          'no byte of an image',
+          upload('/v1/images/demo/none:1?wait=true', 'content-length: 0', ''),
           400,
+          'ERR_IMPORT_EMPTY',
         ],
-        ['no domain', `${post.replace('demo', 'DEMO')}content-length: 3\r\n\r\nabc`, 400],
-        [
-          'no image',
-          `${post.replace('blobs/demo', 'images/demo/none:1?wait=true')}content-length: 3\r\n\r\nabc`,
-          undefined,
-        ],
+        ['no reference', upload('/v1/images/demo?wait=true', three, 'abc'), 400, 'ERR_REF_INVALID'],
       ]
-      for (const [name, bytes, status] of rows) {
+      for (const [name, bytes, status, code] of rows) {
         await using client = await target.open()
         client.send(bytes)
         const response = await client.next()
-        if (status !== undefined) assert.equal(response?.status, status, name)
+        const found = response === undefined ? 'no answer' : codeOf(response.body)
+        assert.deepEqual([response?.status, found], [status, code], name)
       }
+      const abc = `${blobs}/${digestOf(Buffer.from('abc'))}`
+      assert.equal((await target.ask(abc)).status, 404, 'nothing of a refused upload is there')
+      // Three bytes are no image that can be read, and no broken upload: they are stored and served as they are.
+      const none = '/v1/images/demo/none:1'
+      assert.equal(await post(`${target.server.http}${none}?wait=true`, Buffer.from('abc')), 201)
+      assert.equal(String((await target.ask(`${none}/-/raw`)).body), 'abc')
+      const files = await target.ask(`${none}/-/files`)
+      assert.deepEqual([files.status, codeOf(files.body)], [422, 'ERR_IMAGE_NOT_PARSED'])
       const announced = 1_000_000
       for (const at of [0, 1, 65_536, announced - 1]) {
         const client = await target.open()
-        client.send(`${post}content-length: ${announced}\r\n\r\n`)
+        client.send(upload(blobs, `content-length: ${announced}`, ''))
         client.socket.write(randomBytes(at))
         if (at % 2 === 0) await new Promise((resolve) => setImmediate(resolve))
         client.socket.resetAndDestroy()
       }
       if (FULL) {
         await using client = await target.open()
-        client.send(`${post}content-length: ${announced}\r\n\r\nabc`)
+        client.send(upload(blobs, `content-length: ${announced}`, 'abc'))
         assert.equal((await client.next())?.status, 408)
       }
     })
