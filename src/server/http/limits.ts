@@ -39,8 +39,13 @@ export const TIMEOUT_CHECK_MS = 2_000
 /** JSON bodies are small: a tag. */
 export const MAX_JSON_BODY_BYTES = 64 * KIB
 const JSON_BODY_TIMEOUT_MS = 30_000
-/** Buffer between the socket of an upload and its file. */
+/** Between the socket of an upload and its file: what waits for the file and what is being written, together. */
 export const UPLOAD_BUFFER_BYTES = MIB
+/**
+ * What a piece of a body takes in memory besides its bytes: 200 to 224 measured. A client chooses the size of the
+ * pieces, down to one byte.
+ */
+export const PIECE_OVERHEAD_BYTES = 256
 /** An upload has to move at least this many bytes in each period. */
 export const UPLOAD_MIN_PROGRESS_BYTES = 64 * KIB
 const UPLOAD_PROGRESS_PERIOD_MS = 30_000

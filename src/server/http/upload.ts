@@ -7,7 +7,12 @@ import { open } from 'node:fs/promises'
 import type { IncomingMessage } from 'node:http'
 
 import { AppError, formatSize } from '../../core/index.ts'
-import { HTTP_TIMEOUTS, UPLOAD_BUFFER_BYTES, UPLOAD_MIN_PROGRESS_BYTES } from './limits.ts'
+import {
+  HTTP_TIMEOUTS,
+  PIECE_OVERHEAD_BYTES,
+  UPLOAD_BUFFER_BYTES,
+  UPLOAD_MIN_PROGRESS_BYTES,
+} from './limits.ts'
 
 export interface ReceiveOptions {
   readonly path: string
@@ -62,7 +67,8 @@ class BodyReceiver {
   readonly #file: FileHandle
   readonly #options: ReceiveOptions
   #pending: Buffer[] = []
-  #pendingBytes = 0
+  /** Memory of the pieces that are pending or being written. */
+  #heldBytes = 0
   #received = 0
   #written = 0
   #writing = false
@@ -119,8 +125,8 @@ class BodyReceiver {
       return
     }
     this.#pending.push(chunk)
-    this.#pendingBytes += chunk.length
-    if (this.#pendingBytes >= UPLOAD_BUFFER_BYTES) this.#request.pause()
+    this.#heldBytes += memoryOf(chunk)
+    if (this.#heldBytes >= UPLOAD_BUFFER_BYTES) this.#request.pause()
     this.#startDrain(settle)
   }
 
@@ -133,11 +139,11 @@ class BodyReceiver {
     this.#writing = true
     try {
       while (this.#pending.length > 0 && !this.#settled) {
-        const chunks = this.#pending
+        const pieces = this.#pending
         this.#pending = []
-        this.#pendingBytes = 0
-        await this.#write(chunks)
-        this.#request.resume()
+        await this.#write(pieces)
+        for (const piece of pieces) this.#heldBytes -= memoryOf(piece)
+        if (this.#heldBytes < UPLOAD_BUFFER_BYTES) this.#request.resume()
       }
       if (this.#complete) settle()
     } catch (error) {
@@ -147,19 +153,14 @@ class BodyReceiver {
     }
   }
 
-  async #write(chunks: readonly Buffer[]): Promise<void> {
-    const size = chunks.reduce((sum, chunk) => sum + chunk.length, 0)
-    const { bytesWritten } = await this.#file.writev(chunks, this.#written)
-    // A full disk may take a part: writing the rest then gives the error itself.
-    if (bytesWritten < size) {
-      let at = bytesWritten
-      const all = Buffer.concat(chunks)
-      while (at < size) {
-        const step = await this.#file.write(all, at, size - at, this.#written + at)
-        at += step.bytesWritten
-      }
+  async #write(pieces: readonly Buffer[]): Promise<void> {
+    let rest = pieces
+    while (rest.length > 0) {
+      const { bytesWritten } = await this.#file.writev(rest, this.#written)
+      this.#written += bytesWritten
+      // A full disk may take a part: writing the rest then gives the error itself.
+      rest = withoutFirst(rest, bytesWritten)
     }
-    this.#written += size
   }
 
   #watchProgress(settle: (error?: Error) => void): NodeJS.Timeout {
@@ -173,6 +174,20 @@ class BodyReceiver {
       before = this.#received
     }, periodMs)
   }
+}
+
+function memoryOf(piece: Buffer): number {
+  return piece.length + PIECE_OVERHEAD_BYTES
+}
+
+/** `pieces` without their first `bytes` bytes. */
+function withoutFirst(pieces: readonly Buffer[], bytes: number): readonly Buffer[] {
+  let left = bytes
+  for (const [i, piece] of pieces.entries()) {
+    if (left < piece.length) return [piece.subarray(left), ...pieces.slice(i + 1)]
+    left -= piece.length
+  }
+  return []
 }
 
 function asError(error: unknown): Error {
