@@ -62,7 +62,8 @@ export interface ReadReply {
    * The bytes in pieces, for replies too large to hold at once. The next piece is asked for when the socket
    * has room. An error before the first piece is answered as an error reply; after it, structured replies
    * report it in a chunk of their own and simple replies cost the connection. When the connection ends, the
-   * iterator's return() is called.
+   * iterator's return() is called: at once while the stream waits for its turn, else when the piece that was asked for
+   * last has come. `aborted` tells earlier.
    */
   stream(pieces: AsyncIterable<ReplyPiece>): void
   /** An error reply; the message reaches clients that negotiated structured replies. */

@@ -41,6 +41,10 @@ export class StreamLine {
   }
 
   add(read: PendingRead, pieces: AsyncIterable<ReplyPiece>): void {
+    if (this.#closed) {
+      void abandon(pieces)
+      return
+    }
     this.#waiting.push({ read, pieces })
     if (!this.#running) void this.#run()
   }
@@ -53,8 +57,10 @@ export class StreamLine {
     wake()
   }
 
+  /** Nothing is sent any more: the streams in line are ended now, the running one when its next piece has come. */
   close(): void {
     this.#closed = true
+    for (const { pieces } of this.#waiting.splice(0)) void abandon(pieces)
     this.checkRoom()
   }
 
@@ -93,7 +99,6 @@ export class StreamLine {
     pieces: AsyncIterable<ReplyPiece>,
     reply: StreamedReply,
   ): Promise<void> {
-    if (this.#closed) return
     for await (const piece of pieces) {
       let length = 0
       for (const part of piece.parts) length += part.length
@@ -121,7 +126,7 @@ export class StreamLine {
       this.#handler.onFailed(read, error, true)
     } else {
       // The line is held by bytes that nothing can complete: no other stream may begin before `close` comes.
-      this.#closed = true
+      this.close()
       this.#handler.onBroken(read, error)
     }
   }
@@ -211,6 +216,15 @@ class SingleReply implements StreamedReply {
 }
 
 function doNothing(): void {}
+
+/** Ends a stream of which no piece will be asked for, so that it lets go of what it has. Never rejects. */
+async function abandon(pieces: AsyncIterable<ReplyPiece>): Promise<void> {
+  try {
+    await pieces[Symbol.asyncIterator]().return?.()
+  } catch {
+    // The connection is gone: as with the running stream, what fails now concerns nobody.
+  }
+}
 
 function queueHeader(output: OutputQueue, read: PendingRead, structured: boolean): void {
   const { cookieHigh, cookieLow, offset, length } = read

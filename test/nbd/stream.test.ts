@@ -246,6 +246,67 @@ describe('errors', () => {
   })
 })
 
+/** A stream that was begun before its first piece is asked for, as a Readable is, and has to be ended. */
+class EagerPieces implements AsyncIterableIterator<ReplyPiece> {
+  readonly #next: Promise<ReplyPiece>
+  returned = 0
+
+  constructor(next: Promise<ReplyPiece>) {
+    this.#next = next
+  }
+
+  [Symbol.asyncIterator](): this {
+    return this
+  }
+
+  async next(): Promise<IteratorResult<ReplyPiece>> {
+    return { done: false, value: await this.#next }
+  }
+
+  async return(): Promise<IteratorResult<ReplyPiece>> {
+    this.returned++
+    throw new Error('of no interest behind the end of the connection')
+  }
+}
+
+for (const structured of [false, true]) {
+  test(`each stream is ended with its connection: running, waiting, late (structured ${structured})`, async () => {
+    const target = new TestExport(pattern(PIECE))
+    const streams: EagerPieces[] = []
+    const replies: Parameters<TestExport['read']>[2][] = []
+    const piece = Promise.withResolvers<ReplyPiece>()
+    target.onRead = (_offset, _length, reply) => {
+      replies.push(reply)
+      if (replies.length === 4) return
+      const pieces = new EagerPieces(piece.promise)
+      streams.push(pieces)
+      reply.stream(pieces)
+    }
+    await using server = new TestServer(target)
+    const client = server.pair()
+    await client.go('x', { structured })
+    client.send(...Array.from({ length: 4 }, () => request({ length: PIECE })))
+    while (replies.length < 4) await turns(1)
+    client.stream.destroy()
+    await server.ended(1)
+    assert.deepEqual(
+      streams.map(({ returned }) => returned),
+      [0, 1, 1],
+      'the first waits for its piece',
+    )
+    piece.resolve({ parts: [target.bytes], release: target.lend() })
+    const late = new EagerPieces(piece.promise)
+    replies[3]?.stream(late)
+    await turns(2)
+    assert.deepEqual(
+      [...streams, late].map(({ returned }) => returned),
+      [1, 1, 1, 1],
+    )
+    assert.deepEqual([target.sent, target.released, target.closed], [1, 1, 1])
+    assert.deepEqual(server.errors, [])
+  })
+}
+
 test('a client that does not read stops the pulling; its end releases everything', async () => {
   const target = new StreamExport(pattern(SIZE))
   await using server = await new TestServer(target).listen()
