@@ -75,7 +75,7 @@ export const SETTINGS = {
     placeholder: 'SIZE',
     default: 'auto',
     words: ['auto'],
-    doc: 'memory of the page cache; auto: 60 % of the cgroup limit, else a quarter of memory up to 1 GiB',
+    doc: 'memory of the page cache; auto: up to 60 % of the cgroup limit, else a quarter of memory up to 1 GiB, and always what the rest leaves',
   }),
   'cache.frameSize': setting({
     kind: 'size',
@@ -102,7 +102,7 @@ export const SETTINGS = {
     placeholder: 'N',
     default: 'auto',
     words: ['auto'],
-    doc: 'threads that serve reads, each further one with 64 MiB of its own; auto: one less than the cores, at least 1',
+    doc: 'threads that serve reads, each further one with 64 MiB of its own; auto: one less than the cores, 1 to 8',
   }),
   'connections.max': setting({
     kind: 'count',

@@ -1,8 +1,8 @@
 /** Settings: precedence, origins, units, refusals. */
 import assert from 'node:assert/strict'
-import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import { Value } from 'typebox/value'
 
@@ -12,8 +12,10 @@ import {
   configJsonSchema,
   environmentName,
   loadConfig,
+  readHostFacts,
 } from '../../src/server/config.ts'
 import type { HostFacts, LoadOptions, SettingPath } from '../../src/server/config.ts'
+import { dataFolder } from '../store/data-folder.ts'
 
 const GIB = 1024 ** 3
 const MIB = 1024 ** 2
@@ -280,12 +282,68 @@ describe('derived values and contradictions', () => {
     assert.equal(await size(HOST), GIB)
     assert.equal(await size({ cores: 1, memoryBytes: 2 * GIB }), 512 * MIB)
     const inGroup = { ...HOST, cgroupLimitBytes: GIB }
-    assert.equal(await size(inGroup), Math.floor(0.6 * 1024) * MIB)
+    assert.equal(await size({ ...HOST, cgroupLimitBytes: 8 * GIB }), Math.floor(0.6 * 8192) * MIB)
+    assert.equal(await size(inGroup), Math.floor((1024 - 250 - 200 - 6 * 64) / 1.25) * MIB)
     assert.equal(await size({ cores: 1, memoryBytes: 100 * MIB }), 64 * MIB)
     await assert.rejects(size(HOST, '63MiB'), { code: 'ERR_CONFIG_INVALID' })
     assert.equal(await size(HOST, '8MiB', true), 8 * MIB)
     await assert.rejects(size(inGroup, '2GiB'), { code: 'ERR_CONFIG_INVALID' })
     await assert.rejects(size(HOST, '17GiB'), { code: 'ERR_CONFIG_INVALID' })
+  })
+
+  test('what is automatic fits the limit: cache and a quarter, 250 MiB, 64 MiB a worker, an import', async () => {
+    for (const cores of [1, 2, 4, 16, 128]) {
+      for (const mib of [530, 600, 1024, 2048, 4096, 65_536]) {
+        for (const host of [
+          { cores, memoryBytes: mib * MIB },
+          { cores, memoryBytes: 1024 * GIB, cgroupLimitBytes: mib * MIB },
+        ]) {
+          const { cacheSize, workers } = await load({ host })
+          assert.ok(workers >= 1 && workers <= 8 && workers <= Math.max(1, cores - 1))
+          const needed = cacheSize * 1.25 + (250 + 200 + 64 * (workers - 1)) * MIB
+          assert.ok(needed <= mib * MIB, `${cores} cores, ${mib} MiB: ${needed / MIB} MiB`)
+        }
+      }
+    }
+    assert.equal((await load({ flags: { workers: '20' } })).workers, 20, 'asked for')
+  })
+
+  test('the limit is the smallest of the process’s control groups, v2 and v1', async () => {
+    const limitOf = async (files: Readonly<Record<string, string>>) => {
+      await using folder = await dataFolder()
+      for (const [name, text] of Object.entries(files)) {
+        const path = join(folder.path, name)
+        await mkdir(dirname(path), { recursive: true })
+        await writeFile(path, `${text}\n`)
+      }
+      return (await readHostFacts(folder.path)).cgroupLimitBytes
+    }
+    const cgroup = (text: string) => ({ 'proc/self/cgroup': text })
+    const unit = 'sys/fs/cgroup/system.slice/commonpage.service'
+    const v2 = cgroup('0::/system.slice/commonpage.service')
+    assert.equal(await limitOf({}), undefined)
+    assert.equal(await limitOf({ ...v2, [`${unit}/memory.max`]: 'max' }), undefined)
+    assert.equal(await limitOf({ ...v2, [`${unit}/memory.max`]: `${MIB}` }), MIB)
+    const high = { [`${unit}/memory.max`]: `${2 * MIB}`, [`${unit}/memory.high`]: `${MIB}` }
+    assert.equal(await limitOf({ ...v2, ...high }), MIB)
+    const slice = { 'sys/fs/cgroup/system.slice/memory.max': `${MIB - 1}` }
+    assert.equal(await limitOf({ ...v2, ...high, ...slice }), MIB - 1)
+    assert.equal(
+      await limitOf({ ...cgroup('0::/'), 'sys/fs/cgroup/memory.max': `${MIB}` }),
+      MIB,
+      'in a namespace of its own',
+    )
+    assert.equal(
+      await limitOf({ ...cgroup('0::/../other'), 'sys/fs/memory.max': '1' }),
+      undefined,
+      'what is outside of the namespace is not looked at',
+    )
+    const v1 = cgroup('9:name=systemd:/a\n5:cpu,memory:/docker/a:b\n0::/')
+    const own = 'sys/fs/cgroup/memory/docker/a:b/memory.limit_in_bytes'
+    assert.equal(await limitOf({ ...v1, [own]: `${MIB}` }), MIB)
+    const mounted = { 'sys/fs/cgroup/memory/memory.limit_in_bytes': `${MIB}` }
+    assert.equal(await limitOf({ ...v1, ...mounted }), MIB, 'the mount begins at the own group')
+    assert.equal(await limitOf({ ...v1, [own]: '9223372036854771712' }), undefined)
   })
 
   test('frame sizes, socket paths, worker counts and default exports that cannot be', async () => {

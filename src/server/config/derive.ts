@@ -1,12 +1,10 @@
 /**
  * From settings to the configuration that the server runs with: everything that is automatic becomes a
  * number, and settings that contradict each other or the machine are refused here, in one step. Pure: what
- * it needs to know of the machine is passed in; `readHostFacts` alone looks.
+ * it needs to know of the machine is passed in (host-facts.ts).
  */
-import { readFile } from 'node:fs/promises'
-import { availableParallelism, totalmem } from 'node:os'
-
 import { AppError, formatSize, GIB, KIB, MIB, parseRef } from '../../core/index.ts'
+import type { HostFacts } from './host-facts.ts'
 
 export interface ListenAddress {
   readonly host: string
@@ -39,13 +37,6 @@ export interface ServerConfig {
   readonly logFormat: 'auto' | 'json' | 'pretty'
 }
 
-export interface HostFacts {
-  readonly cores: number
-  readonly memoryBytes: number
-  /** Memory limit of the control group, when there is one. */
-  readonly cgroupLimitBytes?: number
-}
-
 /** Settings after parsing: sizes are bytes, addresses are split, `auto` is undefined. */
 export interface ParsedSettings {
   readonly data: string
@@ -72,12 +63,21 @@ export interface ParsedSettings {
 export const MIN_CACHE_BYTES = 64 * MIB
 /** The store keeps a digest per 16 KiB, and one fill of more than 64 KiB costs cold reads more than it saves. */
 const FRAME_SIZES: readonly number[] = [16 * KIB, 32 * KIB, 64 * KIB]
-/** Leaves room for maps, connections, the import process and Node itself. */
+/** More of a limit than this is not taken, however large it is: the machine's file cache lives in it too. */
 const CGROUP_SHARE = 0.6
 const MEMORY_SHARE = 0.25
 const AUTO_CACHE_LIMIT = GIB
 /** Each worker is a thread with its own heap; no machine that we know of gains from more. */
 const MAX_WORKERS = 256
+/** More than these have to be asked for: each takes memory, and eight fill the networks that we know of. */
+const MAX_AUTO_WORKERS = 8
+/** docs/guide/monitor.md, "How much memory": maps and buffers grow with the cache. */
+const CACHE_OVERHEAD = 1.25
+const BASE_BYTES = 250 * MIB
+/** Idle, as measured: 195 MiB with 1 worker, 352 with 4, 960 with 15. */
+const WORKER_BYTES = 64 * MIB
+/** One import under way, in the same control group. */
+const IMPORT_BYTES = 200 * MIB
 /** sockaddr_un: sun_path is 108 bytes with the final NUL. */
 const MAX_SOCKET_PATH_BYTES = 107
 
@@ -109,13 +109,13 @@ export function deriveConfig(settings: ParsedSettings, host: HostFacts): ServerC
       'choose a shorter path, for example below /run',
     )
   }
-  const workers = settings.workers ?? Math.max(1, host.cores - 1)
+  const workers = settings.workers ?? automaticWorkers(host)
   if (workers > MAX_WORKERS) {
     throw invalid(`workers is ${workers}, at most ${MAX_WORKERS} are possible`, 'leave it out')
   }
   const defaultExport = settings['nbd.defaultExport']
   if (defaultExport !== undefined && !defaultExport.includes('/-/')) parseRef(defaultExport)
-  const cache = cacheSize(settings, host)
+  const cache = cacheSize(settings, host, workers)
   // Other machines ask for this one by names that it need not know; on loopback a strange name is an attack.
   const allowedHosts = settings['http.allowedHosts'] ?? (isLoopback(http.host) ? [] : undefined)
   return {
@@ -140,9 +140,25 @@ export function deriveConfig(settings: ParsedSettings, host: HostFacts): ServerC
   }
 }
 
-function cacheSize(settings: ParsedSettings, host: HostFacts): { bytes: number; reason: string } {
+/** As many as leave room for the smallest cache. */
+function automaticWorkers(host: HostFacts): number {
+  const beside = roomBeside(host, 1) - MIN_CACHE_BYTES * CACHE_OVERHEAD
+  const fitting = 1 + Math.floor(beside / WORKER_BYTES)
+  return Math.max(1, Math.min(host.cores - 1, MAX_AUTO_WORKERS, fitting))
+}
+
+/** What so many workers and an import leave for the cache and what grows with it. */
+function roomBeside(host: HostFacts, workers: number): number {
+  return memoryLimit(host).bytes - BASE_BYTES - IMPORT_BYTES - (workers - 1) * WORKER_BYTES
+}
+
+function cacheSize(
+  settings: ParsedSettings,
+  host: HostFacts,
+  workers: number,
+): { bytes: number; reason: string } {
   const chosen = settings['cache.size']
-  if (chosen === undefined) return automaticCacheSize(host)
+  if (chosen === undefined) return automaticCacheSize(host, workers)
   if (chosen < MIN_CACHE_BYTES && !settings['cache.allowTiny']) {
     throw invalid(
       `cache.size is ${formatSize(chosen)}, the minimum is ${formatSize(MIN_CACHE_BYTES)}`,
@@ -159,13 +175,21 @@ function cacheSize(settings: ParsedSettings, host: HostFacts): { bytes: number; 
   return { bytes: chosen, reason: 'as configured' }
 }
 
-function automaticCacheSize(host: HostFacts): { bytes: number; reason: string } {
+function automaticCacheSize(host: HostFacts, workers: number): { bytes: number; reason: string } {
   const limit = memoryLimit(host)
   const fromGroup = limit.name === 'the cgroup limit'
   const wanted = fromGroup
     ? limit.bytes * CGROUP_SHARE
     : Math.min(AUTO_CACHE_LIMIT, limit.bytes * MEMORY_SHARE)
-  const bytes = Math.max(MIN_CACHE_BYTES, Math.floor(wanted / MIB) * MIB)
+  const room = roomBeside(host, workers) / CACHE_OVERHEAD
+  const bytes = Math.max(MIN_CACHE_BYTES, Math.floor(Math.min(wanted, room) / MIB) * MIB)
+  if (room < wanted) {
+    const beside = `${workers} ${workers === 1 ? 'worker' : 'workers'} and an import`
+    return {
+      bytes,
+      reason: `auto: beside ${beside} in ${limit.name} of ${formatSize(limit.bytes)}`,
+    }
+  }
   const reason = fromGroup
     ? `auto: 60 % of the cgroup limit of ${formatSize(limit.bytes)}`
     : `auto: ${formatSize(limit.bytes)} of memory`
@@ -210,26 +234,4 @@ export function formatAddress(address: ListenAddress): string {
 
 function invalid(message: string, hint: string): AppError {
   return new AppError('ERR_CONFIG_INVALID', message, { hint })
-}
-
-/** Cores, memory and the control group's limit of this machine (cgroup v2, then v1). */
-export async function readHostFacts(): Promise<HostFacts> {
-  const memoryBytes = totalmem()
-  const limit =
-    (await readLimit('/sys/fs/cgroup/memory.max')) ??
-    (await readLimit('/sys/fs/cgroup/memory/memory.limit_in_bytes'))
-  return {
-    cores: availableParallelism(),
-    memoryBytes,
-    ...(limit === undefined || limit >= memoryBytes ? {} : { cgroupLimitBytes: limit }),
-  }
-}
-
-async function readLimit(path: string): Promise<number | undefined> {
-  try {
-    const text = (await readFile(path, 'utf8')).trim()
-    return /^\d+$/.test(text) ? Number(text) : undefined
-  } catch {
-    return undefined
-  }
 }

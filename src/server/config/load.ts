@@ -8,8 +8,10 @@ import { extname } from 'node:path'
 import { parseDocument } from 'yaml'
 
 import { AppError, closestNames, formatSize } from '../../core/index.ts'
-import { deriveConfig, readHostFacts } from './derive.ts'
-import type { HostFacts, ParsedSettings, ServerConfig } from './derive.ts'
+import { deriveConfig } from './derive.ts'
+import type { ParsedSettings, ServerConfig } from './derive.ts'
+import { readHostFacts } from './host-facts.ts'
+import type { HostFacts } from './host-facts.ts'
 import { displayValue, parseValue, show } from './values.ts'
 import type { Problem } from './values.ts'
 import {
