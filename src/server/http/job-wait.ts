@@ -4,6 +4,7 @@ import type { FastifyReply } from 'fastify'
 import { parseDuration } from '../../core/index.ts'
 import { HttpConnection } from './connection.ts'
 import type { HttpContext } from './context.ts'
+import { withoutIdleTimeout } from './idle-timeout.ts'
 import { MAX_WAIT_MS } from './limits.ts'
 import type { Job } from './schemas.ts'
 
@@ -24,16 +25,18 @@ export async function waitForJob(
   job: Job,
   waitMs: number,
 ): Promise<Job> {
+  if (hasEnded(job)) return job
   const { socket } = reply.request.raw
   const connection = HttpConnection.of(socket)
   const deadline = performance.now() + waitMs
-  let current = job
-  socket.setTimeout(0) // nothing moves while waiting; the deadline bounds it
-  for (;;) {
-    const leftMs = deadline - performance.now()
-    if (hasEnded(current) || leftMs <= 0 || connection.closed) return current
-    current = await context.control.job(job.id, { waitMs: Math.min(leftMs, WAIT_STEP_MS) })
-  }
+  return withoutIdleTimeout(socket, async () => {
+    let current = job
+    for (;;) {
+      const leftMs = deadline - performance.now()
+      if (hasEnded(current) || leftMs <= 0 || connection.closed) return current
+      current = await context.control.job(job.id, { waitMs: Math.min(leftMs, WAIT_STEP_MS) })
+    }
+  })
 }
 
 export function hasEnded(job: Job): boolean {
