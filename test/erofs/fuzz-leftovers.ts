@@ -5,7 +5,7 @@
 import assert from 'node:assert/strict'
 import { readdirSync } from 'node:fs'
 
-import type { GrowthFigures } from '../growth.ts'
+import type { GrowthFigures, GrowthLimits } from '../growth.ts'
 import { Growth } from '../growth.ts'
 
 /** Above the baseline at any moment: garbage that is not collected yet, of images of 1 MiB. */
@@ -31,13 +31,10 @@ export class Leftovers {
     assert.ok(files <= this.#files, `${files} open files, ${this.#files} before`)
   }
 
-  /**
-   * @param images how many there were since the baseline
-   * @returns figures for evidence
-   */
-  async assertNone(images: number): Promise<GrowthFigures & { readonly peakBytes: number }> {
+  /** @returns figures for evidence */
+  async assertNone(limits: GrowthLimits): Promise<GrowthFigures & { readonly peakBytes: number }> {
     this.assertNoFiles()
-    const grown = await this.#growth.assertBounded(images)
+    const grown = await this.#growth.assertBounded(limits)
     const peakBytes = Math.max(0, process.resourceUsage().maxRSS * 1024 - this.#resident)
     assert.ok(peakBytes < MAX_PEAK_BYTES, `${peakBytes} bytes above the start at the peak`)
     return { ...grown, peakBytes }
