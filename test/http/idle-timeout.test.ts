@@ -59,3 +59,25 @@ describe('?wait=', () => {
     await standsStillBehind(`GET ${job}?wait=1m HTTP/1.1\r\nhost: x\r\n\r\n`)
   })
 })
+
+describe('a blob', () => {
+  const { finishBlob } = control
+  const post = (query: string) =>
+    `POST /v1/blobs/demo${query} HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\nhello`
+
+  for (const query of ['', '?park=true']) {
+    test(`may take longer than the timeout when its body is there: ${query}`, async (t) => {
+      t.after(() => void (control.finishBlob = finishBlob))
+      control.finishBlob = async (...args) => {
+        await wait(LONG_MS)
+        return finishBlob.apply(control, args)
+      }
+      await using client = await RawClient.open(server.port)
+      client.send(post(query))
+      const response = await client.next()
+      assert.ok(response?.status === 201 || response?.status === 200, `${response?.status}`)
+    })
+  }
+
+  test('does not keep a reader that stands still behind it', () => standsStillBehind(post('')))
+})

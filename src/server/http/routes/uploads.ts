@@ -10,6 +10,7 @@ import type { App, HttpContext } from '../context.ts'
 import { operation } from '../context.ts'
 import { INNER_ROUTES, parseImagePath, pathOf } from '../data-target.ts'
 import { sendContinue } from '../expect-continue.ts'
+import { withoutIdleTimeout } from '../idle-timeout.ts'
 import { MAX_IMPORT_DEVICES } from '../limits.ts'
 import type { Job } from '../schemas.ts'
 import { BlobStored, ImportReport, Job as JobSchema } from '../schemas.ts'
@@ -94,8 +95,12 @@ export function registerUploadRoutes(app: App, context: HttpContext): void {
       if (!isDomain(domain)) throw new AppError('ERR_REF_INVALID', `'${domain}' is not a domain`)
       const { digest } = request.query
       const expected = digest === undefined ? {} : { expected: parseDigest(digest) }
+      const options = { park: request.query.park === true, ...expected }
       const blob = await withUpload(context, request, reply, domain, (id) =>
-        context.control.finishBlob(domain, id, { park: request.query.park === true, ...expected }),
+        // Hashing takes its time, and waits for a turn: nothing moves on the connection meanwhile.
+        withoutIdleTimeout(request.raw.socket, () =>
+          context.control.finishBlob(domain, id, options),
+        ),
       )
       void reply.header('Location', `/v1/blobs/${domain}/${blob.digest}`)
       return reply.code(blob.created ? 201 : 200).send(blob)
