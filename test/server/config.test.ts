@@ -310,13 +310,13 @@ describe('derived values and contradictions', () => {
 
   test('the limit is the smallest of the process’s control groups, v2 and v1', async () => {
     const limitOf = async (files: Readonly<Record<string, string>>) => {
-      await using folder = await dataFolder()
+      await using root = await dataFolder()
       for (const [name, text] of Object.entries(files)) {
-        const path = join(folder.path, name)
+        const path = join(root.path, name)
         await mkdir(dirname(path), { recursive: true })
         await writeFile(path, `${text}\n`)
       }
-      return (await readHostFacts(folder.path)).cgroupLimitBytes
+      return (await readHostFacts(root.path)).cgroupLimitBytes
     }
     const cgroup = (text: string) => ({ 'proc/self/cgroup': text })
     const unit = 'sys/fs/cgroup/system.slice/commonpage.service'
