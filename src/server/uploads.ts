@@ -6,7 +6,7 @@
 import { randomUUID } from 'node:crypto'
 
 import type { Digest } from '../core/index.ts'
-import { AppError, MIB } from '../core/index.ts'
+import { AppError } from '../core/index.ts'
 import type { StagedUpload, Store } from '../store/index.ts'
 
 /** Uploads under way or parked at once, over all clients. */
@@ -15,9 +15,6 @@ const MAX_UPLOADS = 256
 const PARK_TTL_MS = 60 * 60 * 1000
 /** How often parked devices are looked at. */
 const EXPIRY_CHECK_MS = 60 * 1000
-/** A body that does not announce its size may take half of what is free. */
-const UNANNOUNCED_SHARE = 0.5
-const MIN_UNANNOUNCED_BYTES = MIB
 
 export interface Upload {
   readonly id: string
@@ -88,9 +85,8 @@ export class Uploads implements AsyncDisposable {
     }
     this.#opening++
     try {
-      const limitBytes = sizeBytes ?? (await this.#unannouncedLimit())
-      const staged = await this.#store.domain(domain).stageUpload(limitBytes)
-      const upload: Upload = { id: randomUUID(), domain, staged, limitBytes }
+      const staged = await this.#store.domain(domain).stageUpload(sizeBytes)
+      const upload: Upload = { id: randomUUID(), domain, staged, limitBytes: staged.maxBytes }
       this.#receiving.set(upload.id, upload)
       return upload
     } finally {
@@ -167,11 +163,6 @@ export class Uploads implements AsyncDisposable {
       if (parked.upload.domain === domain && parked.digest === digest) return parked
     }
     return undefined
-  }
-
-  async #unannouncedLimit(): Promise<number> {
-    const free = (await this.#store.freeBytes()) ?? Infinity
-    return Math.max(MIN_UNANNOUNCED_BYTES, Math.floor(free * UNANNOUNCED_SHARE))
   }
 
   /** Never rejects. */

@@ -64,12 +64,15 @@ export class DomainStore {
   /**
    * Sets space aside and opens a file for an upload. Dispose of it when the import is done.
    *
-   * @param bytes announced size: more is refused
+   * @param bytes announced size: more is refused; undefined: half of what is available
    * @throws ERR_STORE_FULL before anything is received
    */
-  async stageUpload(bytes: number): Promise<StagedUpload> {
+  async stageUpload(bytes: number | undefined): Promise<StagedUpload> {
     const { engine, space } = this.#options
-    const release = await space.promise(bytes)
+    const { bytes: maxBytes, release } =
+      bytes === undefined
+        ? await space.promiseShare()
+        : { bytes, release: await space.promise(bytes) }
     let folder: string
     try {
       folder = await engine.stagingFolder(`${blobsPrefix(this.name)}upload`)
@@ -77,7 +80,7 @@ export class DomainStore {
       release()
       throw error
     }
-    return await StagedUpload.create(path.join(folder, stagingName()), bytes, release)
+    return await StagedUpload.create(path.join(folder, stagingName()), maxBytes, release)
   }
 
   /**

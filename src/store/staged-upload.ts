@@ -10,7 +10,8 @@ import { writeError } from './errors.ts'
 export class StagedUpload implements AsyncDisposable {
   readonly path: string
   readonly #handle: fs.FileHandle
-  readonly #maxBytes: number
+  /** What is set aside for it. */
+  readonly maxBytes: number
   readonly #release: () => void
   #size = 0
   #open = true
@@ -18,7 +19,7 @@ export class StagedUpload implements AsyncDisposable {
   private constructor(path: string, handle: fs.FileHandle, maxBytes: number, release: () => void) {
     this.path = path
     this.#handle = handle
-    this.#maxBytes = maxBytes
+    this.maxBytes = maxBytes
     this.#release = release
   }
 
@@ -47,10 +48,10 @@ export class StagedUpload implements AsyncDisposable {
     try {
       for await (const piece of source) {
         if (signal?.aborted === true) throw new AppError('ERR_ABORTED', 'the upload was cancelled')
-        if (this.#size + piece.byteLength > this.#maxBytes) {
+        if (this.#size + piece.byteLength > this.maxBytes) {
           throw new AppError(
             'ERR_STORE_TOO_LARGE',
-            `the upload is larger than the ${this.#maxBytes} bytes that were announced`,
+            `the upload is larger than the ${this.maxBytes} bytes that were set aside`,
           )
         }
         await this.#write(piece)

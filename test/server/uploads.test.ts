@@ -54,6 +54,8 @@ describe('uploads', () => {
     await uploads.abort((await uploads.begin('d', Math.floor(free * 0.6))).id)
     const unknown = await uploads.begin('d', undefined)
     assert.ok(unknown.limitBytes > 0 && unknown.limitBytes < free)
+    const second = await uploads.begin('d', undefined)
+    assert.ok(second.limitBytes > 0 && second.limitBytes < unknown.limitBytes)
   })
 
   test('256 at once; refused ones hold nothing', async () => {

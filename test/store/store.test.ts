@@ -7,7 +7,7 @@ import { join } from 'node:path'
 import { describe, test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 
-import { digestOf } from '../../src/core/index.ts'
+import { digestOf, MIB } from '../../src/core/index.ts'
 import type { Store } from '../../src/store/index.ts'
 import { openStore } from '../../src/store/index.ts'
 import { SpaceLedger } from '../../src/store/space-ledger.ts'
@@ -216,6 +216,23 @@ describe('uploads', () => {
     const failing = new SpaceLedger(() => Promise.reject(new Error('statfs')), 0)
     await assert.rejects(failing.promise(1))
     assert.equal(failing.promised, 0)
+  })
+
+  test('sizes that nobody knows take half of what is available, one after the other and at once', async () => {
+    const ledger = new SpaceLedger(() => Promise.resolve(17 * MIB), MIB)
+    const shares = await Promise.all(Array.from({ length: 4 }, () => ledger.promiseShare()))
+    assert.deepEqual(
+      shares.map(({ bytes }) => bytes / MIB),
+      [8, 4, 2, 1],
+    )
+    assert.equal((await ledger.promiseShare()).bytes, MIB, 'the last of it')
+    await assert.rejects(ledger.promiseShare(), hasCode('ERR_STORE_FULL'))
+    shares[0]?.release()
+    assert.equal((await ledger.promiseShare()).bytes, 4 * MIB)
+    const unknown = new SpaceLedger(() => Promise.resolve(undefined))
+    for (let i = 0; i < 3; i++) await unknown.promiseShare()
+    await unknown.promise(MIB)
+    assert.ok(Number.isFinite(unknown.promised))
   })
 })
 
