@@ -34,7 +34,7 @@ export class Budget {
 
   /** True if `bytes` may be taken by the one who would wait with `wake`. */
   fits(bytes: number, wake: () => void): boolean {
-    const [first] = this.#waiters
+    const first = this.#first()
     if (first !== undefined && first !== wake) return false
     return this.#used + bytes <= this.limit
   }
@@ -59,9 +59,14 @@ export class Budget {
   }
 
   #wakeFirst(): void {
-    if (this.#used >= this.limit) return
+    if (this.#used < this.limit) this.#first()?.()
+  }
+
+  /** Without an iterator, which is an object, while nobody waits. */
+  #first(): (() => void) | undefined {
+    if (this.#waiters.size === 0) return undefined
     const [first] = this.#waiters
-    first?.()
+    return first
   }
 }
 

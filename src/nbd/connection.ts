@@ -243,9 +243,9 @@ export class Connection implements HandshakeHandler, SessionHandler, OutputSink 
 
   // Writing.
 
-  write(chunks: readonly Uint8Array[]): boolean {
+  write(chunks: readonly Uint8Array[], chunkCount: number): boolean {
     const socket = this.#socket
-    const last = chunks.length - 1
+    const last = chunkCount - 1
     if (last > 0) socket.cork()
     for (let i = 0; i < last; i++) socket.write(chunks[i])
     socket.write(chunks[last], this.#onWrite)

@@ -51,7 +51,12 @@ function newGather(): Gather {
 }
 
 interface Batch {
+  /**
+   * The first `chunkCount` places are taken. The list is used again and never shortened, because that would give its
+   * memory away: it has at most two places for each COPY_PIECE_BYTES of a batch, about 3 KiB.
+   */
   readonly chunks: Uint8Array[]
+  chunkCount: number
   readonly releases: (() => void)[]
   readonly gathers: Gather[]
   bytes: number
@@ -71,6 +76,13 @@ function copyBytes(source: Uint8Array, target: Buffer, targetOffset: number): vo
   target[targetOffset + last] = source[last] ?? 0
 }
 
+/** Bytes of all parts. By index: iterating, V8 makes an object for each part. */
+export function sizeOf(parts: readonly Uint8Array[]): number {
+  let bytes = 0
+  for (let i = 0; i < parts.length; i++) bytes += parts[i]?.length ?? 0
+  return bytes
+}
+
 /** One order of bytes: batches that are complete, and the one being filled. */
 interface Lane {
   readonly batches: Batch[]
@@ -82,8 +94,11 @@ interface Lane {
 }
 
 export interface OutputSink {
-  /** Writes all chunks in order. True: they are taken already; false: OutputQueue.written() follows. */
-  write(chunks: readonly Uint8Array[]): boolean
+  /**
+   * Writes the first `count` chunks in order. True: they are taken already; false: OutputQueue.written() follows.
+   * The list is the queue's.
+   */
+  write(chunks: readonly Uint8Array[], count: number): boolean
   /** Requests whose replies have been taken completely. */
   onWritten(requests: number, requestBytes: number): void
   /** A release function threw. */
@@ -150,7 +165,9 @@ export class OutputQueue {
       return
     }
     const lane = this.#lane(held)
-    for (const part of parts) {
+    // By index, as in sizeOf().
+    for (let i = 0; i < parts.length; i++) {
+      const part = parts[i] ?? NO_BYTES
       if (part.length < COPY_PIECE_BYTES) this.copy(part, held)
       else this.#appendPart(lane, part)
     }
@@ -197,7 +214,8 @@ export class OutputQueue {
       if (this.#main.batches.length === 1) this.#seal(this.#main)
       this.#main.batches.shift()
       this.#writing = batch
-      if (batch.chunks.length === 0 || this.#sink.write(batch.chunks)) this.#finishWriting()
+      const { chunks, chunkCount } = batch
+      if (chunkCount === 0 || this.#sink.write(chunks, chunkCount)) this.#finishWriting()
     }
     this.#flushing = false
     this.#dropIdleGather()
@@ -259,7 +277,7 @@ export class OutputQueue {
       const batch = this.#openBatch(lane)
       this.#seal(lane, batch)
       const length = Math.min(part.length - at, BATCH_BYTES - batch.bytes)
-      batch.chunks.push(length === part.length ? part : part.subarray(at, at + length))
+      addChunk(batch, length === part.length ? part : part.subarray(at, at + length))
       batch.bytes += length
       lane.bytes += length
       at += length
@@ -270,7 +288,7 @@ export class OutputQueue {
   #seal(lane: Lane, batch: Batch | undefined = lane.batches.at(-1)): void {
     const gather = lane.gather
     if (gather === undefined || batch === undefined || gather.used === lane.from) return
-    batch.chunks.push(gather.bytes.subarray(lane.from, gather.used))
+    addChunk(batch, gather.bytes.subarray(lane.from, gather.used))
     lane.from = gather.used
     if (batch.gathers.at(-1) === gather) return
     gather.holders++
@@ -292,7 +310,8 @@ export class OutputQueue {
       const gather = gathers[i]
       if (gather !== undefined) this.#pool.drop(gather)
     }
-    batch.chunks.length = 0
+    for (let i = 0; i < batch.chunkCount; i++) batch.chunks[i] = NO_BYTES
+    batch.chunkCount = 0
     releases.length = 0
     gathers.length = 0
     batch.bytes = 0
@@ -323,11 +342,25 @@ export class OutputQueue {
 }
 
 const MAX_SPARE_BATCHES = 4
+/** In the place of a chunk that was sent, so that nothing refers to it any more. */
+const NO_BYTES = new Uint8Array(0)
 
 function newLane(): Lane {
   return { batches: [], bytes: 0, gather: undefined, from: 0 }
 }
 
 function newBatch(): Batch {
-  return { chunks: [], releases: [], gathers: [], bytes: 0, requests: 0, requestBytes: 0 }
+  return {
+    chunks: [],
+    chunkCount: 0,
+    releases: [],
+    gathers: [],
+    bytes: 0,
+    requests: 0,
+    requestBytes: 0,
+  }
+}
+
+function addChunk(batch: Batch, chunk: Uint8Array): void {
+  batch.chunks[batch.chunkCount++] = chunk
 }

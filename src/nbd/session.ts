@@ -12,7 +12,7 @@ import type { NbdExport, ReplyPiece } from './export.ts'
 import type { NbdLimits } from './limits.ts'
 import type { Meter } from './meter.ts'
 import type { OutputQueue } from './output.ts'
-import { COPY_REPLY_BYTES } from './output.ts'
+import { COPY_REPLY_BYTES, sizeOf } from './output.ts'
 import type { ReadOwner } from './pending-read.ts'
 import { PendingRead } from './pending-read.ts'
 import type { NbdErrno } from './protocol.ts'
@@ -233,8 +233,7 @@ export class Session implements TransmissionHandler, ReadOwner {
   }
 
   sendRead(read: PendingRead, parts: readonly Uint8Array[], release: () => void): void {
-    let length = 0
-    for (const part of parts) length += part.length
+    const length = sizeOf(parts)
     if (this.#closed || length !== read.length) {
       this.#release(release)
       if (!this.#closed) this.#contractBroken(read, length)

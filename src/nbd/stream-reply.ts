@@ -7,6 +7,7 @@ import { encodeDataChunk, encodeErrorOffset, encodeReply, replyHeaderSize } from
 import { messageOf, NbdError, toNbdErrno } from './errors.ts'
 import type { ReplyPiece } from './export.ts'
 import type { OutputQueue } from './output.ts'
+import { sizeOf } from './output.ts'
 import type { PendingRead } from './pending-read.ts'
 import { NBD_CMD_FLAG, NBD_SIZE } from './protocol.ts'
 
@@ -100,8 +101,7 @@ export class StreamLine {
     reply: StreamedReply,
   ): Promise<void> {
     for await (const piece of pieces) {
-      let length = 0
-      for (const part of piece.parts) length += part.length
+      const length = sizeOf(piece.parts)
       if (this.#closed || reply.sent + length > read.length) {
         piece.release()
         if (this.#closed) return

@@ -21,9 +21,9 @@ class Sink {
   constructor(pool: GatherPool = new GatherPool()) {
     this.queue = new OutputQueue(
       {
-        write: (chunks) => {
-          this.writes.push(chunks.length)
-          this.#pending = [...chunks]
+        write: (chunks, count) => {
+          this.writes.push(count)
+          this.#pending = chunks.slice(0, count)
           if (!this.immediate) return false
           this.#take()
           return true
@@ -112,6 +112,32 @@ describe('gathering', () => {
       writes++
     }
     assert.deepEqual([writes, released], [5, 1])
+  })
+
+  test('what was sent is not referred to any more, and the list of chunks is used again', () => {
+    const lists = new Set<readonly Uint8Array[]>()
+    const queue = new OutputQueue(
+      {
+        write: (chunks, count) => {
+          for (let i = count; i < chunks.length; i++) assert.equal(chunks[i]?.length, 0)
+          lists.add(chunks)
+          return true
+        },
+        onWritten: () => {},
+        onReleaseError: (error) => assert.fail(String(error)),
+      },
+      new GatherPool(),
+    )
+    for (const parts of [40, 3, 40, 1, 40]) {
+      queue.append(
+        Array.from({ length: parts }, () => Buffer.alloc(4096)),
+        () => {},
+      )
+      queue.flush()
+    }
+    const [list = [], ...others] = lists
+    assert.deepEqual([others.length, list.length], [0, 40])
+    assert.ok(list.every((chunk) => chunk.length === 0))
   })
 
   test('a buffer that is being written is not filled again', () => {
