@@ -46,7 +46,7 @@ export class PinnedLease implements Lease {
   }
 }
 
-/** A copy: for replies put together from more pages than may be pinned. */
+/** A copy: for replies put together from small pieces of many pages, which would hold all of them. */
 export class CopiedLease implements Lease {
   readonly parts: readonly Uint8Array[]
   readonly byteLength: number

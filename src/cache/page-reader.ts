@@ -43,6 +43,12 @@ const MAX_SPARE_PLANS = 64
 const EASY_PART = 4
 /** Frames of a lease from then on: enough to keep a socket busy, and 1,024 stalled clients hold 64 MiB. */
 const SCARCE_FRAMES = 4
+/**
+ * Connections are limited by the bytes of their replies. So that this limits frames as well, a lease holds at most
+ * twice the frames that its bytes would fill, and two for its ends; what has smaller pieces of more pages is copied.
+ */
+const LEASE_FRAMES_PER_FRAME = 2
+const LEASE_FRAMES_AT_ENDS = 2
 /** Pages of one prefetch message. */
 const PREFETCH_PAGES = 256
 /** Pages of hints take 70 ns each to look up: of hints that come together, so much costs 0.15 ms. */
@@ -90,8 +96,7 @@ export class PageReader {
    * leases: the more frames they hold, the less the next ones get, so that they cannot hold all.
    */
   get pinBudgetBytes(): number {
-    const scarce = this.#held >= this.#easyFrames
-    return this.#bytesOf(scarce ? Math.min(SCARCE_FRAMES, this.#budgetFrames) : this.#budgetFrames)
+    return this.#bytesOf(this.#isScarce ? this.#scarceFrames : this.#budgetFrames)
   }
 
   /**
@@ -104,22 +109,15 @@ export class PageReader {
     plan.build(runs, this.#frameSize, Infinity, Infinity, this.#cursor)
     if (!this.#pinAll(plan)) return false
     this.#note(plan, undefined, context)
-    let to = targetOffset
-    for (let piece = 0; piece < plan.pieces; piece++) {
-      const length = plan.length(piece)
-      const position = plan.position(piece)
-      if (position === ZEROS) target.fill(0, to, to + length)
-      else this.#arena.copy(plan.frame(position), plan.start(piece), length, target, to)
-      to += length
-    }
+    this.#copy(plan, target, targetOffset)
     this.#unpinAll(plan, plan.pages)
     this.#advance(runs, context)
     return true
   }
 
   /**
-   * The reply in frames, if all its pages are in memory and within the pin budget. Undefined: nothing is pinned
-   * or counted; ask `read`, or `stream` above the pin budget.
+   * The reply in frames, if all its pages are in memory and within the pin budget; a copy if it has small pieces
+   * of many pages. Undefined: nothing is pinned or counted; ask `read`, or `stream` above the pin budget.
    */
   tryRead(runs: RunList, context: ReadContext): Lease | undefined {
     const plan = this.#takePlan()
@@ -135,8 +133,8 @@ export class PageReader {
   }
 
   /**
-   * The reply, brought in as far as it is missing. A reply put together from more pages than the pin budget is
-   * copied piece by piece. The runs are not used after the call returns.
+   * The reply, brought in as far as it is missing. A reply put together from small pieces of many pages is
+   * copied, so that it holds no more frames than its bytes deserve. The runs are not used after the call returns.
    * @throws ERR_CACHE_RANGE above the largest `pinBudgetBytes` or outside of a blob; ERR_ABORTED; ERR_CACHE_PAGE_CORRUPT,
    * ERR_CACHE_FILL_FAILED, ERR_CACHE_FILL_TIMEOUT: nothing of the reply can be used; ERR_CACHE_OVERLOADED;
    * ERR_CACHE_BLOB_UNKNOWN; ERR_CACHE_CLOSED
@@ -145,9 +143,10 @@ export class PageReader {
     const plan = this.#takePlan()
     const cursor = { run: 0, done: 0 }
     if (plan.build(runs, this.#frameSize, this.#budgetFrames, Infinity, cursor)) {
-      const lease = this.#demand(plan, context, true, options.signal)
+      const demand = this.#demand(plan, context, true, options.signal)
       this.#advance(runs, context)
-      return lease
+      await demand
+      return this.#lease(plan)
     }
     this.#returnPlan(plan)
     const budget = this.#bytesOf(this.#budgetFrames)
@@ -209,32 +208,31 @@ export class PageReader {
       do {
         const plan = this.#takePlan()
         done = plan.build(runs, this.#frameSize, this.#budgetFrames, this.pinBudgetBytes, cursor)
-        const lease = await this.#obtain(plan, context, counted, signal)
-        if (counted) lease.release()
-        else yield lease
+        await this.#obtain(plan, context, counted, signal)
+        if (counted) this.#letGo(plan)
+        else yield this.#lease(plan)
       } while (!done)
     }
   }
 
-  /** A lease from memory if it can be had, else from the keeper. Takes over the plan. */
+  /** Pins every page of the plan, in memory if it can, else by the keeper; if it fails, the plan is gone. */
   async #obtain(
     plan: PagePlan,
     context: ReadContext,
     counted: boolean,
     signal: AbortSignal | undefined,
-  ): Promise<Lease> {
+  ): Promise<void> {
     if (!this.#pinAll(plan)) return this.#demand(plan, context, counted, signal)
     if (counted) this.#note(plan, undefined, context)
-    return this.#lease(plan)
   }
 
-  /** Asks the keeper for every page of the plan, which it takes over. */
+  /** Asks the keeper for every page of the plan; if it fails, the plan is gone. */
   async #demand(
     plan: PagePlan,
     context: ReadContext,
     counted: boolean,
     signal: AbortSignal | undefined,
-  ): Promise<Lease> {
+  ): Promise<void> {
     const pages: number[] = []
     for (let position = 0; position < plan.pages; position++) {
       pages.push(plan.blobNo(position), plan.pageNo(position))
@@ -243,7 +241,6 @@ export class PageReader {
       const { frames, how } = await this.#keeper.grant(pages, context.imageId, signal)
       frames.forEach((frame, position) => plan.setFrame(position, frame))
       if (counted) this.#note(plan, how, context)
-      return this.#lease(plan)
     } catch (error) {
       this.#returnPlan(plan)
       throw error
@@ -260,11 +257,9 @@ export class PageReader {
     do {
       const plan = this.#takePlan()
       done = plan.build(own, this.#frameSize, this.#budgetFrames, Infinity, cursor)
-      using lease = await this.#obtain(plan, context, true, signal)
-      for (const part of lease.parts) {
-        bytes.set(part, to)
-        to += part.byteLength
-      }
+      await this.#obtain(plan, context, true, signal)
+      to = this.#copy(plan, bytes, to)
+      this.#letGo(plan)
     } while (!done)
     return new CopiedLease(bytes)
   }
@@ -309,9 +304,10 @@ export class PageReader {
 
   /**
    * A lease on a plan whose frames are pinned, and which it takes over. Pieces that lie behind each other in memory
-   * become one part.
+   * become one part. A reply that would hold too many frames is copied instead.
    */
   #lease(plan: PagePlan): Lease {
+    if (plan.pages > this.#leaseFrames(plan.byteLength)) return this.#copiedLease(plan)
     const { parts } = plan
     let count = 0
     let first = -1
@@ -352,10 +348,50 @@ export class PageReader {
     return new PinnedLease(plan, this.#frameSize, this.#release)
   }
 
+  #copiedLease(plan: PagePlan): Lease {
+    // Overwritten whole.
+    const bytes = Buffer.allocUnsafeSlow(plan.byteLength)
+    this.#copy(plan, bytes, 0)
+    this.#letGo(plan)
+    return new CopiedLease(bytes)
+  }
+
+  /** Copies the reply of a plan whose frames are pinned. @returns where it ends in `target` */
+  #copy(plan: PagePlan, target: Buffer, targetOffset: number): number {
+    let to = targetOffset
+    for (let piece = 0; piece < plan.pieces; piece++) {
+      const length = plan.length(piece)
+      const position = plan.position(piece)
+      if (position === ZEROS) target.fill(0, to, to + length)
+      else this.#arena.copy(plan.frame(position), plan.start(piece), length, target, to)
+      to += length
+    }
+    return to
+  }
+
   #onRelease(plan: PagePlan): void {
     this.#held -= plan.pages
+    this.#letGo(plan)
+  }
+
+  #letGo(plan: PagePlan): void {
     this.#unpinAll(plan, plan.pages)
     this.#returnPlan(plan)
+  }
+
+  get #isScarce(): boolean {
+    return this.#held >= this.#easyFrames
+  }
+
+  get #scarceFrames(): number {
+    return Math.min(SCARCE_FRAMES, this.#budgetFrames)
+  }
+
+  /** Frames that a lease on a reply of so many bytes may hold. */
+  #leaseFrames(bytes: number): number {
+    if (this.#isScarce) return this.#scarceFrames
+    const frames = Math.ceil(bytes / this.#frameSize)
+    return Math.min(LEASE_FRAMES_PER_FRAME * frames + LEASE_FRAMES_AT_ENDS, this.#budgetFrames)
   }
 
   /** One frame less, so that a range of this size that starts inside a page fits as well. */

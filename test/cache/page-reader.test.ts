@@ -154,6 +154,63 @@ describe('PageReader', () => {
     assert.equal(most.pinnedBytes, 4 * PAGE)
   })
 
+  test('a reply holds no more frames than twice those that its bytes would fill, and two', async () => {
+    const frames = 1024
+    await using cache = new TestCache({ frames })
+    const bytes = patternBytes(frames * PAGE, 1)
+    const blob = await cache.open(cache.source.add('a', bytes))
+    const { reader } = cache
+    /** Pieces of as many pages, in no order. */
+    const scattered = (pages: number, length: number) => {
+      const pieces = Array.from({ length: pages }, (_, i): Run => [
+        blob,
+        ((i * 37) % frames) * PAGE + 3,
+        length,
+      ])
+      const expected = pieces.map(([, offset]) => bytes.subarray(offset, offset + length))
+      return { list: runs(...pieces), expected: Buffer.concat(expected) }
+    }
+    for (const [pages, length, pinned] of [
+      [4, 10, 4],
+      [5, 10, 0],
+      [16, 260, 0],
+      [6, 3277, 6],
+      [12, 6554, 12],
+    ] as const) {
+      const { list, expected } = scattered(pages, length)
+      const before = cache.domain()
+      for (const again of [false, true]) {
+        const lease = again ? reader.tryRead(list, context()) : await reader.read(list, context())
+        assert.ok(lease)
+        assert.deepEqual(joined(lease.parts), expected)
+        assert.equal(lease.pinnedBytes, pinned * PAGE, `${pages} pages of ${length} bytes`)
+        assert.equal(pinnedBytes(cache.memory), lease.pinnedBytes)
+        lease.release()
+      }
+      const { hit, miss } = cache.domain()
+      assert.equal(hit + miss - before.hit - before.miss, 2 * pages)
+    }
+    for await (const lease of reader.stream(scattered(200, 200).list, context())) {
+      assert.equal(lease.pinnedBytes, 0)
+      lease.release()
+    }
+    const kept: Lease[] = []
+    const easy = reader.pinBudgetBytes
+    for (let at = (frames / 2) * PAGE; reader.pinBudgetBytes === easy; at += easy) {
+      kept.push(await reader.read(runs([blob, at, easy]), context()))
+    }
+    const pinned = pinnedBytes(cache.memory)
+    for (const [pages, held] of [
+      [4, 4],
+      [6, 0],
+    ] as const) {
+      using lease = await reader.read(scattered(pages, PAGE / 2).list, context())
+      assert.equal(lease.pinnedBytes, held * PAGE, 'frames are scarce')
+      assert.equal(pinnedBytes(cache.memory), pinned + lease.pinnedBytes)
+    }
+    for (const lease of kept) lease.release()
+  })
+
   test('pieces of pages that repeat are pinned and counted once', async () => {
     await using cache = new TestCache()
     const bytes = patternBytes(2 * PAGE, 1)
