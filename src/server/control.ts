@@ -9,11 +9,14 @@ import type { ImportSummary } from '../images/index.ts'
 import type { Store } from '../store/index.ts'
 import type { Catalogue } from './catalogue.ts'
 import type { BlobDescriptor } from './data-plane.ts'
+import type { Preconditions } from './http/conditional.ts'
+import { checkPreconditions, imageEtag } from './http/conditional.ts'
 import type { DiskUsage, Image, ImageList, Job, Sharing, Stats } from './http/index.ts'
 import type { ImportProcesses } from './import-processes.ts'
 import type { Jobs } from './jobs.ts'
 import type { ControlPlane, ImportRequest } from './planes.ts'
 import type { Reports } from './reports.ts'
+import type { TagCheck } from './tags.ts'
 import { pointTag, removeTag } from './tags.ts'
 import type { ParkedDevice, Uploads } from './uploads.ts'
 
@@ -78,7 +81,7 @@ export class MainControlPlane implements ControlPlane {
     return this.#options.catalogue.describe(ref)
   }
 
-  async tag(ref: Ref, from: Ref): Promise<Image> {
+  async tag(ref: Ref, from: Ref, preconditions?: Preconditions): Promise<Image> {
     if (ref.domain !== from.domain) {
       throw new AppError(
         'ERR_INVALID_ARGUMENT',
@@ -89,11 +92,11 @@ export class MainControlPlane implements ControlPlane {
       )
     }
     const { digest } = await this.#options.catalogue.resolve(from)
-    await this.#point(ref, digest)
+    await this.#point(ref, digest, preconditions)
     return this.#options.catalogue.describe(ref)
   }
 
-  async remove(ref: Ref): Promise<void> {
+  async remove(ref: Ref, preconditions?: Preconditions): Promise<void> {
     const { tag, domain, name } = ref
     if (tag === undefined) {
       throw new AppError(
@@ -103,7 +106,7 @@ export class MainControlPlane implements ControlPlane {
     }
     const { refs } = this.#options.store.domain(domain)
     try {
-      if (await removeTag(refs, name, tag)) return
+      if (await removeTag(refs, name, tag, checkOf(preconditions))) return
     } finally {
       this.#bump()
     }
@@ -182,7 +185,7 @@ export class MainControlPlane implements ControlPlane {
           sharedWith: [...sharedWith],
           notes: [...notes],
         }
-        await this.#point(request.ref, report.digest)
+        await this.#point(request.ref, report.digest, request.preconditions)
         return report
       },
       cleanup: async () => {
@@ -247,13 +250,14 @@ export class MainControlPlane implements ControlPlane {
     return { dataDir: this.#options.store.dataDir, domain }
   }
 
-  /** Makes a tag name an image, whatever it named before. @throws ERR_STORE_REF_CONFLICT */
-  async #point(ref: Ref, image: Digest): Promise<void> {
+  /** Makes a tag name an image. @throws ERR_STORE_REF_CONFLICT, ERR_HTTP_PRECONDITION_FAILED */
+  async #point(ref: Ref, image: Digest, preconditions?: Preconditions): Promise<void> {
     const { tag, domain, name } = ref
     if (tag === undefined)
       throw new AppError('ERR_REF_INVALID', `${formatRef(ref)} is a digest, expected a tag`)
     try {
-      await pointTag(this.#options.store.domain(domain).refs, name, tag, image)
+      const { refs } = this.#options.store.domain(domain)
+      await pointTag(refs, name, tag, image, checkOf(preconditions))
     } finally {
       this.#bump()
     }
@@ -281,4 +285,9 @@ export class MainControlPlane implements ControlPlane {
     Atomics.add(this.#options.epoch, 0, 1)
     this.#options.catalogue.changed()
   }
+}
+
+function checkOf(preconditions: Preconditions = {}): TagCheck {
+  return (current) =>
+    checkPreconditions(preconditions, current === undefined ? undefined : imageEtag(current))
 }

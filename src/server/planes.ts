@@ -6,6 +6,7 @@
  */
 import type { Digest, Ref } from '../core/index.ts'
 import type { DataHandle, ImageView } from '../images/index.ts'
+import type { Preconditions } from './http/conditional.ts'
 import type { DiskUsage, Image, ImageList, Job, Sharing, Stats } from './http/schemas.ts'
 
 export interface DataPlane {
@@ -37,16 +38,24 @@ export interface ImportRequest {
   readonly upload: StagedUpload
   /** Blobs uploaded before, in slot order. */
   readonly devices: readonly Digest[]
+  /** Of the tag, when it is set at the end. */
+  readonly preconditions?: Preconditions
 }
 
 export interface ControlPlane {
   domains(): Promise<string[]>
   images(query: { domain?: string; cursor?: string; limit?: number }): Promise<ImageList>
   image(ref: Ref): Promise<Image>
-  /** Makes `ref` name the image that `from` names. @throws ERR_IMAGE_NOT_FOUND, ERR_REF_CONFLICT */
-  tag(ref: Ref, from: Ref): Promise<Image>
-  /** Removes the tag; the image stays readable by digest until it is collected. */
-  remove(ref: Ref): Promise<void>
+  /**
+   * Makes `ref` name the image that `from` names, if the preconditions hold for what it names at that moment.
+   * @throws ERR_IMAGE_NOT_FOUND, ERR_STORE_REF_CONFLICT, ERR_HTTP_PRECONDITION_FAILED
+   */
+  tag(ref: Ref, from: Ref, preconditions?: Preconditions): Promise<Image>
+  /**
+   * Removes the tag, if the preconditions hold; the image stays readable by digest until it is collected.
+   * @throws ERR_IMAGE_NOT_FOUND, ERR_STORE_REF_CONFLICT, ERR_HTTP_PRECONDITION_FAILED
+   */
+  remove(ref: Ref, preconditions?: Preconditions): Promise<void>
   /**
    * Admits an upload of the announced size (undefined: unknown) before its body is read.
    * @throws ERR_STORE_FULL (507), ERR_UPLOADS_EXHAUSTED (503)

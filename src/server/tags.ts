@@ -1,10 +1,11 @@
 /**
  * Changes of tags as operators mean them, over the store's conditional updates: a tag is made to name an image,
- * or removed, whatever it named before. Who must hear of it is not known here.
+ * or removed, whatever it named before, unless the caller has something against that. Who must hear of it is not
+ * known here.
  */
 import type { Digest } from '../core/index.ts'
 import { isAppError } from '../core/index.ts'
-import type { DomainStore } from '../store/index.ts'
+import type { DomainStore, RefRecord } from '../store/index.ts'
 import { isDamage } from '../store/index.ts'
 
 type Refs = DomainStore['refs']
@@ -12,15 +13,23 @@ type Refs = DomainStore['refs']
 /** Attempts when others change the tag meanwhile. */
 const MAX_SWAP_ATTEMPTS = 8
 
-/** @throws ERR_STORE_REF_CONFLICT, ERR_STORE_FULL, ERR_STORE_WRITE_FAILED */
+/** Refuses, by throwing, a change of a tag that names `current`; undefined: no image. */
+export type TagCheck = (current: Digest | undefined) => void
+
+/**
+ * @param check asked again when the tag has changed meanwhile: what it saw is what is replaced
+ * @throws ERR_STORE_REF_CONFLICT, ERR_STORE_FULL, ERR_STORE_WRITE_FAILED, and what `check` throws
+ */
 export async function pointTag(
   refs: Refs,
   name: string,
   tag: string,
   image: Digest,
+  check?: TagCheck,
 ): Promise<void> {
   for (let attempt = 1; ; attempt++) {
     const current = await currentRef(refs, name, tag)
+    check?.(current?.image)
     const oci = current?.oci === undefined ? {} : { oci: current.oci }
     try {
       await refs.compareAndSwap(name, tag, current?.generation ?? 0, { ...oci, image })
@@ -37,9 +46,15 @@ export async function pointTag(
  * @returns false when there is no such tag
  * @throws ERR_STORE_REF_CONFLICT, ERR_STORE_WRITE_FAILED
  */
-export async function removeTag(refs: Refs, name: string, tag: string): Promise<boolean> {
+export async function removeTag(
+  refs: Refs,
+  name: string,
+  tag: string,
+  check?: TagCheck,
+): Promise<boolean> {
   const current = await currentRef(refs, name, tag)
   if (current === undefined) return false
+  check?.(current.image)
   await refs.delete(name, tag, current.generation)
   return true
 }
@@ -49,7 +64,7 @@ async function currentRef(
   refs: Refs,
   name: string,
   tag: string,
-): Promise<{ readonly generation: number; readonly oci?: Digest } | undefined> {
+): Promise<Pick<RefRecord, 'generation' | 'image' | 'oci'> | undefined> {
   try {
     return await refs.resolve(name, tag)
   } catch (error) {

@@ -2,7 +2,11 @@ import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 
 import { isAppError } from '../../src/core/index.ts'
-import { evaluatePreconditions, rangeApplies } from '../../src/server/http/conditional.ts'
+import {
+  checkPreconditions,
+  evaluatePreconditions,
+  rangeApplies,
+} from '../../src/server/http/conditional.ts'
 import { describe as represent } from '../../src/server/http/representation.ts'
 import { planResponse } from '../../src/server/http/response-plan.ts'
 import type { DataRequestHeaders } from '../../src/server/http/response-plan.ts'
@@ -32,6 +36,20 @@ describe('preconditions (RFC 9110 §13.2.2)', () => {
       assert.equal(evaluatePreconditions(headers, ETAG), expected)
     })
   }
+
+  test('what is not there matches nothing, not even *', () => {
+    assert.equal(evaluatePreconditions({ 'if-match': '*' }, undefined), 'failed')
+    assert.equal(evaluatePreconditions({ 'if-match': ETAG }, undefined), 'failed')
+    assert.equal(evaluatePreconditions({ 'if-none-match': '*' }, undefined), 'proceed')
+    assert.equal(evaluatePreconditions({}, undefined), 'proceed')
+  })
+
+  test('a change is made when all of them hold', () => {
+    const code = 'ERR_HTTP_PRECONDITION_FAILED'
+    checkPreconditions({ 'if-match': ETAG, 'if-none-match': '"x"' }, ETAG)
+    assert.throws(() => checkPreconditions({ 'if-match': '"x"' }, ETAG), { code })
+    assert.throws(() => checkPreconditions({ 'if-none-match': '*' }, ETAG), { code })
+  })
 
   test('If-Range compares strongly', () => {
     assert.equal(rangeApplies({}, ETAG), true)

@@ -15,6 +15,8 @@ import type {
   Sharing,
   Stats,
 } from '../../src/server/http/schemas.ts'
+import type { Preconditions } from '../../src/server/http/conditional.ts'
+import { checkPreconditions, imageEtag } from '../../src/server/http/conditional.ts'
 import type { ControlPlane } from '../../src/server/planes.ts'
 import { FRAME_BYTES } from './memory-handle.ts'
 import type { MemoryImage } from './memory-view.ts'
@@ -71,17 +73,19 @@ export class MemoryControl implements ControlPlane {
     return attempt(() => recordOf(this.#find(ref), ref))
   }
 
-  tag(ref: Ref, from: Ref): Promise<Image> {
+  tag(ref: Ref, from: Ref, preconditions: Preconditions = {}): Promise<Image> {
     return attempt(() => {
       const image = { ...this.#find(from), ref }
+      this.#check(ref, preconditions)
       this.#planes.images.set(formatRef(ref), image)
       return recordOf(image, ref)
     })
   }
 
-  remove(ref: Ref): Promise<void> {
+  remove(ref: Ref, preconditions: Preconditions = {}): Promise<void> {
     return attempt(() => {
       this.#find(ref)
+      this.#check(ref, preconditions)
       this.#planes.images.delete(formatRef(ref))
     })
   }
@@ -120,8 +124,13 @@ export class MemoryControl implements ControlPlane {
     return { digest, sizeBytes: bytes.length, created }
   }
 
-  async startImport(domain: string, uploadId: string, request: { ref: Ref }): Promise<Job> {
+  async startImport(
+    domain: string,
+    uploadId: string,
+    request: { ref: Ref; preconditions?: Preconditions },
+  ): Promise<Job> {
     const bytes = await this.#take(uploadId)
+    this.#check(request.ref, request.preconditions ?? {})
     const digest = this.#planes.addImage(request.ref, [bytes], {})
     const report: ImportReport = {
       ref: formatRef(request.ref),
@@ -286,6 +295,14 @@ export class MemoryControl implements ControlPlane {
     const job = this.jobList.get(id)
     if (job === undefined) throw new AppError('ERR_JOB_NOT_FOUND', `no job ${id}`)
     return job
+  }
+
+  #check(ref: Ref, preconditions: Preconditions): void {
+    const image = this.#planes.images.get(formatRef(ref))
+    checkPreconditions(
+      preconditions,
+      image === undefined ? undefined : imageEtag(imageDigest(image)),
+    )
   }
 
   #find(ref: Ref): MemoryImage {

@@ -148,6 +148,89 @@ describe('tags', () => {
   })
 })
 
+describe('conditions on what a reference names (RFC 9110 §13.1)', () => {
+  const url = '/v1/images/demo/conditions:1'
+  const other = '/v1/images/demo/two'
+  const ask = async (
+    method: 'GET' | 'HEAD' | 'PUT' | 'DELETE' | 'POST',
+    headers: Record<string, string> = {},
+    path = url,
+  ): Promise<[number, string | undefined]> => {
+    const payload =
+      method === 'PUT' ? { from: 'demo/team/app:1' } : method === 'POST' ? 'bytes' : undefined
+    const type = method === 'POST' ? { 'content-type': 'application/octet-stream' } : {}
+    const response = await app.inject({
+      method,
+      url: path,
+      headers: { ...type, ...headers },
+      ...(payload === undefined ? {} : { payload }),
+    })
+    return [response.statusCode, response.statusCode < 400 ? undefined : response.json().code]
+  }
+  const failed = [412, 'ERR_HTTP_PRECONDITION_FAILED']
+  const etag = `"${image}"`
+
+  test('reading', async () => {
+    assert.deepEqual(await ask('PUT'), [200, undefined])
+    const stale = await app.inject({ url, headers: { 'if-none-match': etag } })
+    assert.deepEqual([stale.statusCode, stale.headers['etag'], stale.body], [304, etag, ''])
+    assert.equal(stale.headers['cache-control'], 'no-cache')
+    assert.deepEqual(await ask('HEAD', { 'if-none-match': '*' }), [304, undefined])
+    assert.deepEqual(await ask('GET', { 'if-none-match': '"x"' }), [200, undefined])
+    assert.deepEqual(await ask('GET', { 'if-match': etag }), [200, undefined])
+    assert.deepEqual(await ask('GET', { 'if-match': '"x"' }), failed)
+  })
+
+  test('tagging', async () => {
+    assert.deepEqual(await ask('PUT', { 'if-none-match': '*' }), failed)
+    assert.deepEqual(await ask('PUT', { 'if-match': '"x"' }), failed)
+    assert.deepEqual(await ask('PUT', { 'if-match': etag }), [200, undefined])
+    const fresh = '/v1/images/demo/conditions:2'
+    assert.deepEqual(await ask('PUT', { 'if-match': '*' }, fresh), failed)
+    assert.deepEqual(await ask('PUT', { 'if-none-match': '*' }, fresh), [200, undefined])
+  })
+
+  test('removing', async () => {
+    assert.deepEqual(await ask('DELETE', { 'if-match': '"x"' }), failed)
+    assert.deepEqual(await ask('DELETE', { 'if-none-match': etag }), failed)
+    assert.deepEqual(await ask('GET'), [200, undefined])
+    assert.deepEqual(await ask('DELETE', { 'if-match': etag }), [204, undefined])
+    const gone = [404, 'ERR_IMAGE_NOT_FOUND']
+    assert.deepEqual(await ask('DELETE', { 'if-match': etag }), gone, '§13.2.1: 404 comes first')
+    assert.deepEqual(await ask('GET', { 'if-match': etag }), gone)
+  })
+
+  test('importing: refused before the body is taken, and decided when the tag is set', async () => {
+    const { beginUpload } = planes.control
+    let admitted = 0
+    planes.control.beginUpload = (...args) => {
+      admitted++
+      return beginUpload.apply(planes.control, args)
+    }
+    const post = async (path: string, condition: string) => {
+      const headers = { 'if-none-match': condition }
+      const init = { method: 'POST', body: 'bytes', headers }
+      const response = await fetch(server.url + path, init)
+      await response.arrayBuffer()
+      return response.status
+    }
+    assert.equal(await post(other, '*'), 412)
+    assert.equal(admitted, 0)
+    const { image: describeImage } = planes.control
+    planes.control.image = (ref) => {
+      // Somebody else sets the tag between the two.
+      const before = describeImage.call(planes.control, ref)
+      planes.addImage(ref, [Buffer.alloc(10, 3)], {})
+      return before
+    }
+    assert.equal(await post('/v1/images/demo/conditions:3', '*'), 412)
+    assert.equal(admitted, 1)
+    planes.control.image = describeImage
+    assert.equal(await post('/v1/images/demo/conditions:4', '*'), 202)
+    planes.control.beginUpload = beginUpload
+  })
+})
+
 describe('health and status', () => {
   test('/readyz follows its checks', async () => {
     planes.control.checks = [

@@ -1,6 +1,6 @@
 /** The control plane's changes of refs: damaged ones, lost races, and the epoch that workers compare. */
 import assert from 'node:assert/strict'
-import { readdir, truncate, writeFile } from 'node:fs/promises'
+import { readdir, rm, truncate, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { describe, test } from 'node:test'
 
@@ -11,9 +11,10 @@ import { MainControlPlane } from '../../src/server/control.ts'
 import { ImportProcesses } from '../../src/server/import-processes.ts'
 import { Jobs } from '../../src/server/jobs.ts'
 import { Uploads } from '../../src/server/uploads.ts'
-import { manifestKey } from '../../src/store/layout.ts'
+import { blobKey, manifestKey } from '../../src/store/layout.ts'
 import { MAX_WHOLE_GET_BYTES } from '../../src/store/storage-engine.ts'
-import { DOMAIN, importBytes } from '../images/harness.ts'
+import { loadFixture } from '../erofs/fixtures.ts'
+import { DOMAIN, importBytes, mapsOf } from '../images/harness.ts'
 import type { TestStore } from '../store/data-folder.ts'
 import { testStore } from '../store/data-folder.ts'
 
@@ -118,6 +119,22 @@ describe('refs', () => {
     )
   })
 
+  test('an image whose blob is lost is described without its superblock, tagged and removed', async () => {
+    await using rigged = await rig()
+    const { at, control } = rigged
+    const { digest } = await importBytes(at, loadFixture('chunk-64k-blob').devices)
+    await at.store.domain(DOMAIN).refs.compareAndSwap('fs', '1', 0, { image: digest })
+    assert.equal((await control.image(ref('fs'))).blockSizeBytes, 4096)
+    for (const blob of (await mapsOf(at, digest)).flatMap((map) => map.blobs)) {
+      await rm(join(at.dataDir, blobKey(DOMAIN, blob.digest)), { force: true })
+    }
+    const image = await control.image(ref('fs'))
+    assert.equal(image.blockSizeBytes, undefined)
+    assert.equal(image.filesystem, 'erofs')
+    assert.equal((await control.tag(ref('copy'), ref('fs'))).name, 'copy')
+    for (const name of ['fs', 'copy']) await control.remove(ref(name))
+  })
+
   test('many changes of one tag at once: each is made or refused by code, none is lost half way', async () => {
     await using rigged = await rig()
     const { control, epoch } = rigged
@@ -130,6 +147,40 @@ describe('refs', () => {
     assert.ok(results.some(({ status }) => status === 'fulfilled'))
     assert.ok(rigged.digests.includes(await control.resolve(ref('new'))))
     assert.ok(Atomics.load(epoch, 0) >= 1)
+  })
+
+  test('preconditions are evaluated against what is replaced', async () => {
+    await using rigged = await rig()
+    const { at, control, digests } = rigged
+    const [a, b] = digests.map((digest) => `"${digest}"`)
+    const failed = { code: 'ERR_HTTP_PRECONDITION_FAILED' }
+    await assert.rejects(control.tag(ref('a'), ref('b'), { 'if-match': b }), failed)
+    await assert.rejects(control.tag(ref('a'), ref('b'), { 'if-none-match': '*' }), failed)
+    await assert.rejects(control.remove(ref('a'), { 'if-match': b }), failed)
+    assert.equal(await control.resolve(ref('a')), digests[0])
+    await control.tag(ref('a'), ref('b'), { 'if-match': a })
+    await assert.rejects(control.remove(ref('new'), { 'if-match': a }), {
+      code: 'ERR_IMAGE_NOT_FOUND',
+    })
+    // What cannot be read counts as none, as for changes without conditions.
+    await damage(at, 'a', NOT_JSON)
+    await assert.rejects(control.remove(ref('a'), { 'if-match': '*' }), failed)
+    await control.tag(ref('a'), ref('b'), { 'if-none-match': '*' })
+    await control.remove(ref('a'), { 'if-match': b })
+  })
+
+  test('of many who create one tag if it is not there, one does', async () => {
+    await using rigged = await rig()
+    const { control } = rigged
+    const condition = { 'if-none-match': '*' }
+    const results = await Promise.allSettled(
+      Array.from({ length: 6 }, () => control.tag(ref('new'), ref('a'), condition)),
+    )
+    assert.equal(results.filter(({ status }) => status === 'fulfilled').length, 1)
+    for (const result of results) {
+      if (result.status === 'rejected')
+        assert.match(result.reason.code, /^ERR_(HTTP_PRECONDITION_FAILED|STORE_REF_CONFLICT)$/)
+    }
   })
 
   test('nothing crosses domains', async () => {

@@ -62,7 +62,9 @@ export interface RouteDocs {
   readonly pathParams?: Readonly<Record<string, string>>
   /** Media type of the request's body when it is not JSON. */
   readonly upload?: string
-  /** GET and HEAD with ranges. */
+  /** If-Match and If-None-Match are evaluated: for what is read, or for what would be changed. */
+  readonly conditions?: 'read' | 'change'
+  /** GET and HEAD with ranges, and with conditions. */
   readonly ranges?: boolean
 }
 

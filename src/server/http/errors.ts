@@ -40,7 +40,7 @@ export const HTTP_ERRORS = defineErrors({
   ERR_HTTP_PRECONDITION_FAILED: {
     http: 412,
     exit: 4,
-    doc: 'If-Match names no current entity tag: the bytes behind the name are not the expected ones any more.',
+    doc: 'If-Match names no current entity tag, or If-None-Match of a change names the current one: what is behind the name is not what was expected.',
   },
   ERR_HTTP_FORMAT_UNSUPPORTED: {
     http: 400,

@@ -45,6 +45,17 @@ const RANGE_HEADERS: readonly [string, string][] = [
   ['If-Range', 'entity tag under which Range applies, else everything is sent'],
 ]
 
+const CONDITION_HEADERS: Readonly<Record<'read' | 'change', readonly [string, string][]>> = {
+  read: [
+    ['If-Match', 'entity tag that the reference must have, else 412'],
+    ['If-None-Match', 'entity tag that the client has: 304 when it is current'],
+  ],
+  change: [
+    ['If-Match', 'entity tag that the reference must have when it is changed, else 412'],
+    ['If-None-Match', '* for a tag that must not exist yet, or an entity tag, else 412'],
+  ],
+}
+
 /** The document as indented JSON with a final newline. */
 export function renderOpenApi(routes: readonly RecordedRoute[], version: string): string {
   const components = new Map<string, Json>()
@@ -91,6 +102,9 @@ function describeRoute(route: RecordedRoute, components: Map<string, Json>): Jso
       schema: { type: 'string' },
     })),
     ...queryParameters(route.query, components),
+    ...(docs.conditions === undefined
+      ? []
+      : CONDITION_HEADERS[docs.conditions].map(headerParameter)),
     ...(docs.ranges === true ? RANGE_HEADERS.map(headerParameter) : []),
   ]
   return {

@@ -4,7 +4,7 @@
  */
 import { AppError } from '../../core/index.ts'
 import type { ConditionalHeaders } from './conditional.ts'
-import { evaluatePreconditions, rangeApplies } from './conditional.ts'
+import { evaluatePreconditions, preconditionFailed, rangeApplies } from './conditional.ts'
 import { MAX_RANGES } from './limits.ts'
 import type { MultipartPlan } from './multipart.ts'
 import { contentRange, createBoundary, planMultipart } from './multipart.ts'
@@ -37,10 +37,7 @@ export function planResponse(
 ): ResponsePlan {
   switch (evaluatePreconditions(request, representation.etag)) {
     case 'failed':
-      throw new AppError(
-        'ERR_HTTP_PRECONDITION_FAILED',
-        `if-match does not name the current entity tag ${representation.etag}`,
-      )
+      throw preconditionFailed('if-match', representation.etag)
     case 'not-modified':
       return { status: 304, headers: representation.headers, contentLength: 0, ranges: NOTHING }
     case 'proceed':

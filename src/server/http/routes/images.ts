@@ -3,6 +3,12 @@ import { Type } from 'typebox'
 
 import { formatRef, isDomain, parseRef, AppError } from '../../../core/index.ts'
 import type { App, HttpContext } from '../context.ts'
+import {
+  evaluatePreconditions,
+  imageEtag,
+  preconditionFailed,
+  preconditionsOf,
+} from '../conditional.ts'
 import { operation } from '../context.ts'
 import { INNER_ROUTES, parseImagePath, pathOf } from '../data-target.ts'
 import { DEFAULT_PAGE, MAX_PAGE } from '../limits.ts'
@@ -24,6 +30,9 @@ const ImagesQuery = Type.Object({
 const REF_PARAM = {
   ref: 'DOMAIN/NAME[:TAG] or DOMAIN/NAME@sha256:HEX; its slashes stay as they are',
 }
+
+/** Of what changes a tag. */
+const CHANGE_ERRORS = ['ERR_STORE_REF_CONFLICT', 'ERR_HTTP_PRECONDITION_FAILED']
 
 export function registerImageRoutes(app: App, context: HttpContext): void {
   const { control } = context
@@ -47,16 +56,20 @@ export function registerImageRoutes(app: App, context: HttpContext): void {
     ...operation(
       'getImage',
       {
-        responses: { 200: Image },
-        errors: ['ERR_REF_INVALID', 'ERR_IMAGE_NOT_FOUND'],
+        responses: { 200: Image, 304: 'Not modified' },
+        errors: ['ERR_REF_INVALID', 'ERR_IMAGE_NOT_FOUND', 'ERR_HTTP_PRECONDITION_FAILED'],
         pathParams: REF_PARAM,
+        conditions: 'read',
       },
       INNER_ROUTES.image,
     ),
     handler: async (request, reply) => {
       const image = await control.image(parseImagePath(pathOf(request.originalUrl)))
-      void reply.header('ETag', `"${image.digest}"`).header('Cache-Control', 'no-cache')
-      return image
+      const etag = imageEtag(image.digest)
+      const outcome = evaluatePreconditions(request.headers, etag)
+      if (outcome === 'failed') throw preconditionFailed('if-match', etag)
+      void reply.header('ETag', etag).header('Cache-Control', 'no-cache')
+      return outcome === 'not-modified' ? reply.code(304).send() : image
     },
   })
   app.route({
@@ -64,8 +77,9 @@ export function registerImageRoutes(app: App, context: HttpContext): void {
       'tagImage',
       {
         responses: { 200: Image },
-        errors: ['ERR_REF_INVALID', 'ERR_IMAGE_NOT_FOUND', 'ERR_REF_CONFLICT'],
+        errors: ['ERR_REF_INVALID', 'ERR_IMAGE_NOT_FOUND', ...CHANGE_ERRORS],
         pathParams: { ref: 'DOMAIN/NAME[:TAG]: the tag that is to name the image' },
+        conditions: 'change',
       },
       INNER_ROUTES.image,
     ),
@@ -73,7 +87,7 @@ export function registerImageRoutes(app: App, context: HttpContext): void {
     handler: (request) => {
       const ref = parseImagePath(pathOf(request.originalUrl))
       if (ref.digest !== undefined) throw digestRef(formatRef(ref))
-      return control.tag(ref, parseRef(request.body.from))
+      return control.tag(ref, parseRef(request.body.from), preconditionsOf(request.headers))
     },
   })
   app.route({
@@ -82,13 +96,15 @@ export function registerImageRoutes(app: App, context: HttpContext): void {
       {
         description: 'The image stays readable by digest until nobody uses it.',
         responses: { 204: 'Removed' },
-        errors: ['ERR_REF_INVALID', 'ERR_IMAGE_NOT_FOUND'],
+        errors: ['ERR_REF_INVALID', 'ERR_IMAGE_NOT_FOUND', ...CHANGE_ERRORS],
         pathParams: { ref: 'DOMAIN/NAME[:TAG]' },
+        conditions: 'change',
       },
       INNER_ROUTES.image,
     ),
     handler: async (request, reply) => {
-      await control.remove(parseImagePath(pathOf(request.originalUrl)))
+      const ref = parseImagePath(pathOf(request.originalUrl))
+      await control.remove(ref, preconditionsOf(request.headers))
       return reply.code(204).send()
     },
   })

@@ -5,7 +5,17 @@
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { Type } from 'typebox'
 
-import { AppError, formatRef, fromErrorRecord, isDomain, parseDigest } from '../../../core/index.ts'
+import type { Ref } from '../../../core/index.ts'
+import {
+  AppError,
+  formatRef,
+  fromErrorRecord,
+  isAppError,
+  isDomain,
+  parseDigest,
+} from '../../../core/index.ts'
+import type { Preconditions } from '../conditional.ts'
+import { checkPreconditions, imageEtag, preconditionsOf } from '../conditional.ts'
 import type { App, HttpContext } from '../context.ts'
 import { operation } from '../context.ts'
 import { INNER_ROUTES, parseImagePath, pathOf } from '../data-target.ts'
@@ -60,8 +70,14 @@ export function registerUploadRoutes(app: App, context: HttpContext): void {
         description:
           'The body is the image (device 0). Answers 202 with the job, or with ?wait= 201 with the report.',
         responses: { 201: ImportReport, 202: JobSchema },
-        errors: ['ERR_REF_INVALID', 'ERR_HTTP_FORMAT_UNSUPPORTED', ...UPLOAD_ERRORS],
+        errors: [
+          'ERR_REF_INVALID',
+          'ERR_HTTP_FORMAT_UNSUPPORTED',
+          'ERR_HTTP_PRECONDITION_FAILED',
+          ...UPLOAD_ERRORS,
+        ],
         pathParams: { ref: 'DOMAIN/NAME[:TAG] that the image gets' },
+        conditions: 'change',
         upload: 'application/octet-stream',
       },
       INNER_ROUTES.image,
@@ -74,8 +90,10 @@ export function registerUploadRoutes(app: App, context: HttpContext): void {
       if (format !== 'erofs') throw unsupportedFormat(format)
       const devices = (Array.isArray(device) ? device : [device]).map((text) => parseDigest(text))
       const waitMs = parseWait(wait)
+      const preconditions = preconditionsOf(request.headers)
+      await checkBeforeBody(context, ref, preconditions)
       const job = await withUpload(context, request, reply, ref.domain, (id) =>
-        context.control.startImport(ref.domain, id, { ref, format, devices }),
+        context.control.startImport(ref.domain, id, { ref, format, devices, preconditions }),
       )
       void reply.header('Location', `/v1/jobs/${job.id}`)
       return waitMs === 0 ? reply.code(202).send(job) : answerWhenDone(context, reply, job, waitMs)
@@ -106,6 +124,26 @@ export function registerUploadRoutes(app: App, context: HttpContext): void {
       return reply.code(blob.created ? 201 : 200).send(blob)
     },
   })
+}
+
+/**
+ * Refuses what would be refused behind the body. The preconditions are evaluated again when the tag is set, which
+ * decides: what cannot be told now is left to that.
+ * @throws ERR_HTTP_PRECONDITION_FAILED
+ */
+async function checkBeforeBody(
+  { control }: HttpContext,
+  ref: Ref,
+  preconditions: Preconditions,
+): Promise<void> {
+  if (Object.values(preconditions).every((value) => value === undefined)) return
+  let etag: string | undefined
+  try {
+    etag = imageEtag((await control.image(ref)).digest)
+  } catch (error) {
+    if (!isAppError(error) || error.code !== 'ERR_IMAGE_NOT_FOUND') return
+  }
+  checkPreconditions(preconditions, etag)
 }
 
 /** Admits and receives the body, then hands the upload over; until then a failure gives its space back. */
