@@ -22,6 +22,9 @@ import type { PageIndex } from './page-index.ts'
 import { publish } from './pin-protocol.ts'
 import type { CachePolicy } from './policy.ts'
 
+/** The queue that a fill is in, and later the list of its thread: pages that somebody waits for, and the others. */
+export type FillLane = 'demand' | 'background'
+
 export interface Fill {
   readonly frame: number
   readonly blob: BlobRecord
@@ -35,6 +38,8 @@ export interface Fill {
   readonly waiters: Map<Grant, number>
   /** Number of the fill thread that has it; -1: none yet. */
   thread: number
+  /** By its kind, unless it was promoted before a thread had it. */
+  lane: FillLane
 }
 
 export interface FillBookParts {
@@ -92,6 +97,7 @@ export class FillBook {
       startedMs,
       waiters: new Map(),
       thread: -1,
+      lane: kind === 'demand' ? 'demand' : 'background',
     }
     this.#fills.set(frame, fill)
     if (kind !== 'demand') this.#background++

@@ -42,13 +42,15 @@ export class FillQueue {
   }
 
   push(fill: Fill): void {
-    if (fill.kind === 'demand') this.#demand.add(fill)
+    if (fill.lane === 'demand') this.#demand.add(fill)
     else this.#background.add(fill)
   }
 
   /** Somebody waits now for a page that was queued in the background. */
   promote(fill: Fill): void {
-    if (this.#background.delete(fill)) this.#demand.add(fill)
+    if (!this.#background.delete(fill)) return
+    fill.lane = 'demand'
+    this.#demand.add(fill)
   }
 
   /**
@@ -58,6 +60,7 @@ export class FillQueue {
   withdraw(fill: Fill): boolean {
     if (!this.#demand.delete(fill)) return false
     if (fill.kind === 'demand') return true
+    fill.lane = 'background'
     this.#background.add(fill)
     return false
   }
@@ -70,9 +73,7 @@ export class FillQueue {
   /** A thread reported the fill. */
   done(fill: Fill): void {
     const thread = this.#threads[fill.thread]
-    if (thread === undefined) return
-    if (fill.kind === 'demand') thread.demand--
-    else thread.background--
+    if (thread !== undefined) thread[fill.lane]--
   }
 
   forget(blobNo: number): void {
@@ -122,16 +123,13 @@ export class FillQueue {
     const thread = this.#threads[number]
     if (thread === undefined) return
     fill.thread = number
-    const isDemand = fill.kind === 'demand'
-    if (isDemand) thread.demand++
-    else thread.background++
+    thread[fill.lane]++
     const { blobNo, key } = fill.blob
     if (!thread.known.has(blobNo)) {
       thread.known.add(blobNo)
       thread.outbox.blobs.push([blobNo, key])
     }
-    const orders = isDemand ? thread.outbox.demand : thread.outbox.background
-    orders.push(fill.frame, blobNo, fill.pageNo, fill.validBytes)
+    thread.outbox[fill.lane].push(fill.frame, blobNo, fill.pageNo, fill.validBytes)
   }
 }
 

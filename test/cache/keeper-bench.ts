@@ -19,13 +19,22 @@ import { unpin } from '../../src/cache/pin-protocol.ts'
 
 export const FRAME_SIZE = 16_384
 
+export interface Order {
+  readonly frame: number
+  readonly blobNo: number
+  readonly pageNo: number
+  readonly validBytes: number
+  /** In which of its two lists the fill thread got it. */
+  readonly lane: 'demand' | 'background'
+}
+
 export class KeeperBench {
   readonly memory
   readonly keeper: Keeper
   readonly answers = new Map<number, ReaderAnswer>()
   readonly answered: number[] = []
   /** Fills handed out and not reported, in order. */
-  readonly orders: { frame: number; blobNo: number; pageNo: number; validBytes: number }[] = []
+  readonly orders: Order[] = []
   readonly forgotten: number[] = []
   now = 0
   #lastId = 0
@@ -49,12 +58,14 @@ export class KeeperBench {
   }
 
   addFiller(): void {
-    this.keeper.addFiller(({ demand, background, forget }) => {
-      this.forgotten.push(...forget)
-      const fills = [...demand, ...background]
-      for (let i = 0; i < fills.length; i += 4) {
-        const [frame = 0, blobNo = 0, pageNo = 0, validBytes = 0] = fills.slice(i)
-        this.orders.push({ frame, blobNo, pageNo, validBytes })
+    this.keeper.addFiller((message) => {
+      this.forgotten.push(...message.forget)
+      for (const lane of ['demand', 'background'] as const) {
+        const fills = message[lane]
+        for (let i = 0; i < fills.length; i += 4) {
+          const [frame = 0, blobNo = 0, pageNo = 0, validBytes = 0] = fills.slice(i)
+          this.orders.push({ frame, blobNo, pageNo, validBytes, lane })
+        }
       }
     })
   }

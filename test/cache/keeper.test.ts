@@ -143,7 +143,8 @@ describe('Keeper', () => {
     bench.fetch('readahead', blob, ahead)
     assert.equal(bench.orders.length, 32, 'a thread gets two reads of 256 KiB')
     const read = bench.read(blob, [43])
-    assert.equal(bench.orders.at(-1)?.pageNo, 43, 'asked for: not background any more')
+    const asked = bench.orders.at(-1)
+    assert.deepEqual([asked?.pageNo, asked?.lane], [43, 'demand'], 'not background any more')
     bench.fill()
     assert.deepEqual(bench.grant(read).how, [GRANTED.COALESCED])
     bench.fill()
@@ -155,6 +156,44 @@ describe('Keeper', () => {
       Array.from({ length: 50 }, (_, i) => 50 + i),
     )
     assert.equal(bench.stats.backgroundDropped, 10, 'an eighth of the frames at a time')
+  })
+
+  test('pages that somebody came to wait for count as demand until they are done, and no longer', () => {
+    const bench = new KeeperBench(1024)
+    const blob = bench.open(1000)
+    const pages = Array.from({ length: 33 }, (_, i) => i)
+    for (let round = 0; round < 40; round++) {
+      const first = round * pages.length
+      bench.fetch(
+        'readahead',
+        blob,
+        pages.map((page) => ((first + page) * 7) % 1000),
+      )
+      const read = bench.read(blob, [((first + 32) * 7) % 1000])
+      if (round === 0) {
+        assert.equal(bench.orders.at(-1)?.lane, 'demand')
+        bench.fetch('readahead', blob, [999])
+        bench.fill(1)
+        assert.equal(
+          bench.orders.filter(({ lane }) => lane === 'background').length,
+          31,
+          'no more of the background while somebody waits',
+        )
+      }
+      while (bench.orders.length > 0) bench.fill()
+      bench.release(read)
+      bench.keeper.evict('admin', Infinity)
+    }
+    const wanted = Array.from({ length: 40 }, (_, i) => 2 * i)
+    bench.read(blob, wanted)
+    assert.equal(bench.orders.length, 32, 'what a thread is given at a time')
+    while (bench.orders.length > 0) bench.fill()
+    bench.fetch(
+      'readahead',
+      blob,
+      wanted.map((page) => page + 1),
+    )
+    assert.equal(bench.orders.length, 32, 'two reads of 256 KiB')
   })
 
   test('consecutive pages go to one thread, other work to another', () => {
