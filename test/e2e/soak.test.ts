@@ -59,14 +59,22 @@ test(
     const folder = await mkdtemp(join(tmpdir(), 'commonpage-soak-'))
     try {
       const sources = await makeSources(folder)
-      await using server = await startServerProcess({
-        data: join(folder, 'data'),
-        args: ['--cache-size', `${CACHE_MIB}MiB`, '--workers', '1'],
-      })
-      for (const { file, nbdName } of sources.images) {
-        const imported = await server.run('import', 'erofs', file, nbdName, '--quiet')
-        assert.equal(imported.code, 0, imported.stderr)
+      const start = (): Promise<ServerProcess> =>
+        startServerProcess({
+          data: join(folder, 'data'),
+          args: ['--cache-size', `${CACHE_MIB}MiB`, '--workers', '1'],
+        })
+      {
+        // Not the one that is measured: the first start after a change of the sources translates them, once for all
+        // that follow (NODE_COMPILE_CACHE), and is 22 MiB larger when it is ready.
+        await using first = await start()
+        for (const { file, nbdName } of sources.images) {
+          const imported = await first.run('import', 'erofs', file, nbdName, '--quiet')
+          assert.equal(imported.code, 0, imported.stderr)
+        }
+        assert.equal(await first.stop(), 0)
       }
+      await using server = await start()
       const peakIsOurs = forgetPeak(server.pid)
       const { report, samples, importsMib } = await soak(server, { ...sources, ...PACE })
       const drift = secondHalfDrift(samples)
