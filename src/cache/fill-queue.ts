@@ -65,11 +65,6 @@ export class FillQueue {
     return false
   }
 
-  /** Readahead and prefetch pages that no thread has started on. */
-  get backgroundLength(): number {
-    return this.#background.size
-  }
-
   /** A thread reported the fill. */
   done(fill: Fill): void {
     const thread = this.#threads[fill.thread]
