@@ -38,6 +38,8 @@ export interface TaggedImage {
   readonly updatedAt: string
 }
 
+type SuperblockFacts = Pick<Image, 'blockSizeBytes' | 'features'>
+
 interface DeviceFacts {
   /** Bytes of the device. */
   readonly size: number
@@ -54,10 +56,13 @@ export interface CatalogueLogger {
 
 /** What reading the record and the maps of an image that is not whole ends with, besides damage of an object. */
 const INCOMPLETE: ReadonlySet<string> = new Set([
-  'ERR_IMAGE_NOT_FOUND',
   'ERR_IMAGE_RECORD_INVALID',
+  'ERR_STORE_BLOB_MISSING',
+  'ERR_STORE_MANIFEST_MISSING',
   'ERR_STORE_MAP_MISSING',
 ])
+/** A file system that could be read when it was imported and cannot be now. */
+const EROFS_CODES = 'ERR_EROFS_'
 
 export class Catalogue {
   readonly #store: Store
@@ -89,17 +94,36 @@ export class Catalogue {
   /** @throws ERR_IMAGE_NOT_FOUND */
   async describe(ref: Ref): Promise<Image> {
     const { digest, updatedAt } = await this.resolve(ref)
+    return await this.describeAs(ref, digest, updatedAt)
+  }
+
+  /**
+   * An image under a name that need not name it yet.
+   * @throws ERR_STORE_MANIFEST_MISSING, ERR_STORE_MAP_MISSING, ERR_STORE_CORRUPT and others of a damaged image
+   */
+  async describeAs(ref: Ref, digest: Digest, updatedAt?: string): Promise<Image> {
     const image = await this.#describe(ref, digest, updatedAt)
     return image.filesystem === 'erofs'
-      ? { ...image, ...(await this.#superblock(ref.domain, image)) }
+      ? { ...image, ...(await this.#superblockIfWhole(ref, image)) }
       : image
   }
 
+  /** Damaged bytes of an image leave the rest of its description true. */
+  async #superblockIfWhole(ref: Ref, image: Image): Promise<SuperblockFacts> {
+    try {
+      return await this.#superblock(ref.domain, image)
+    } catch (error) {
+      if (!isDamagedImage(error)) throw error
+      this.#logger.warn(
+        { event: 'image.damaged', ref: formatRef(ref), code: error.code, err: error },
+        'the superblock of a damaged image was left out of its description',
+      )
+      return {}
+    }
+  }
+
   /** What only the image itself says. */
-  async #superblock(
-    name: string,
-    image: Image,
-  ): Promise<Pick<Image, 'blockSizeBytes' | 'features'>> {
+  async #superblock(name: string, image: Image): Promise<SuperblockFacts> {
     const [primary, ...extra] = image.devices
     if (!primary) return {}
     const domain = this.#store.domain(name)
@@ -198,7 +222,7 @@ export class Catalogue {
     try {
       return await this.#describe(ref, digest, updatedAt)
     } catch (error) {
-      if (!isDamage(error) && !(isAppError(error) && INCOMPLETE.has(error.code))) throw error
+      if (!isDamagedImage(error)) throw error
       this.#logger.warn(
         { event: 'image.damaged', ref: formatRef(ref), code: error.code, err: error },
         'a damaged image was left out of a list',
@@ -209,7 +233,7 @@ export class Catalogue {
 
   async #describe(ref: Ref, digest: Digest, updatedAt: string | undefined): Promise<Image> {
     const record = await this.#record(ref.domain, digest)
-    if (!record) throw notFound(ref)
+    if (!record) throw recordMissing(ref, digest)
     const facts: DeviceFacts[] = []
     for (const device of record.devices)
       facts.push(await this.#deviceFacts(ref.domain, device.sha256))
@@ -261,6 +285,21 @@ export class Catalogue {
     this.#facts.set(key, facts)
     return facts
   }
+}
+
+/** Whether reading an image failed because it is not whole. */
+function isDamagedImage(error: unknown): error is AppError {
+  if (isDamage(error)) return true
+  return isAppError(error) && (INCOMPLETE.has(error.code) || error.code.startsWith(EROFS_CODES))
+}
+
+/** The name is there, so this is not `notFound`: it can be removed. */
+function recordMissing(ref: Ref, digest: Digest): AppError {
+  return new AppError(
+    'ERR_STORE_MANIFEST_MISSING',
+    `the record ${digest} of image '${formatRef(ref)}' is missing`,
+    { hint: 'import the image again, or remove its name' },
+  )
 }
 
 function notFound(ref: Ref): AppError {

@@ -6,7 +6,7 @@ import type { KeeperClient } from '../cache/index.ts'
 import type { Digest, Ref } from '../core/index.ts'
 import { AppError, formatRef, isDomain } from '../core/index.ts'
 import type { ImportSummary } from '../images/index.ts'
-import type { Store } from '../store/index.ts'
+import type { RefRecord, Store } from '../store/index.ts'
 import type { Catalogue } from './catalogue.ts'
 import type { BlobDescriptor } from './data-plane.ts'
 import type { Preconditions } from './http/conditional.ts'
@@ -91,9 +91,12 @@ export class MainControlPlane implements ControlPlane {
         },
       )
     }
-    const { digest } = await this.#options.catalogue.resolve(from)
-    await this.#point(ref, digest, preconditions)
-    return this.#options.catalogue.describe(ref)
+    const { catalogue } = this.#options
+    const { digest } = await catalogue.resolve(from)
+    // A tag is moved only when the answer is known: a failure has moved nothing.
+    const image = await catalogue.describeAs(ref, digest)
+    const { updatedAt } = await this.#point(ref, digest, preconditions)
+    return { ...image, updatedAt }
   }
 
   async remove(ref: Ref, preconditions?: Preconditions): Promise<void> {
@@ -251,13 +254,13 @@ export class MainControlPlane implements ControlPlane {
   }
 
   /** Makes a tag name an image. @throws ERR_STORE_REF_CONFLICT, ERR_HTTP_PRECONDITION_FAILED */
-  async #point(ref: Ref, image: Digest, preconditions?: Preconditions): Promise<void> {
+  async #point(ref: Ref, image: Digest, preconditions?: Preconditions): Promise<RefRecord> {
     const { tag, domain, name } = ref
     if (tag === undefined)
       throw new AppError('ERR_REF_INVALID', `${formatRef(ref)} is a digest, expected a tag`)
     try {
       const { refs } = this.#options.store.domain(domain)
-      await pointTag(refs, name, tag, image, checkOf(preconditions))
+      return await pointTag(refs, name, tag, image, checkOf(preconditions))
     } finally {
       this.#bump()
     }

@@ -26,14 +26,13 @@ export async function pointTag(
   tag: string,
   image: Digest,
   check?: TagCheck,
-): Promise<void> {
+): Promise<RefRecord> {
   for (let attempt = 1; ; attempt++) {
     const current = await currentRef(refs, name, tag)
     check?.(current?.image)
     const oci = current?.oci === undefined ? {} : { oci: current.oci }
     try {
-      await refs.compareAndSwap(name, tag, current?.generation ?? 0, { ...oci, image })
-      return
+      return await refs.compareAndSwap(name, tag, current?.generation ?? 0, { ...oci, image })
     } catch (error) {
       const conflict = isAppError(error) && error.code === 'ERR_STORE_REF_CONFLICT'
       if (!conflict || attempt === MAX_SWAP_ATTEMPTS) throw error

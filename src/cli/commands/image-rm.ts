@@ -1,7 +1,7 @@
 /** `image rm`: removes a name, after showing what that frees and asking. */
 import { createInterface } from 'node:readline/promises'
 
-import { AppError, formatRef, formatSize, parseRef } from '../../core/index.ts'
+import { AppError, formatRef, formatSize, isAppError, parseRef } from '../../core/index.ts'
 import type { Ref } from '../../core/index.ts'
 import type { DiskUsage, Image } from '../../server/http/schemas.ts'
 import { getImage, imagePath, query } from '../api/routes.ts'
@@ -16,10 +16,13 @@ export interface ImageRmOptions {
 
 /** Other names of an image in its line. */
 const SHOWN_NAMES = 3
+/** Codes that the server refuses to describe a damaged image with. */
+const DAMAGE = /^ERR_(STORE|EROFS|IMAGE_RECORD)_/
 
 interface Removal {
   readonly ref: Ref
-  readonly image: Image
+  /** What it names, or why nobody can say. */
+  readonly image: Image | AppError
   /** Stored bytes that no other image uses; undefined when the server does not know. */
   readonly uniqueBytes: number | undefined
   /** Tags that name the same image and stay. */
@@ -46,7 +49,7 @@ export async function runImageRm(
     await output.printJson(
       removals.map(({ ref, image, uniqueBytes, stays }) => ({
         ref: formatRef(ref),
-        digest: image.digest,
+        ...(isAppError(image) ? {} : { digest: image.digest }),
         removed: !dryRun,
         stays,
         ...(uniqueBytes === undefined ? {} : { uniqueBytes }),
@@ -60,7 +63,8 @@ async function inspect(
   ref: Ref,
   removed: readonly Ref[],
 ): Promise<Removal> {
-  const image = await getImage(invocation.client, ref)
+  const image = await imageOrDamage(invocation, ref)
+  if (isAppError(image)) return { ref, image, uniqueBytes: undefined, stays: [] }
   const usage = await invocation.client.json<DiskUsage>(query('/v1/du', { domain: ref.domain }))
   const row = usage.images.find((candidate) => candidate.ref === image.ref)
   const going = new Set(removed.map(formatRef))
@@ -70,12 +74,24 @@ async function inspect(
   return { ref, image, uniqueBytes: row?.uniqueBytes, stays }
 }
 
+/** A damaged image can be removed as well: its name is all that it takes. */
+async function imageOrDamage({ client }: Invocation, ref: Ref): Promise<Image | AppError> {
+  try {
+    return await getImage(client, ref)
+  } catch (error) {
+    if (isAppError(error) && DAMAGE.test(error.code)) return error
+    throw error
+  }
+}
+
 function describe({ ref, image, uniqueBytes, stays }: Removal, dryRun: boolean): string {
+  const verb = dryRun ? 'would remove' : 'removes'
+  if (isAppError(image)) return `${verb} ${formatRef(ref)} (damaged: ${image.message})`
   const facts = [shortDigestOf(image.digest), formatSize(deviceBytesOf(image))]
   if (stays.length > 0) facts.push(`which stays as ${shortList(stays)}`)
   else if (uniqueBytes !== undefined)
     facts.push(`${formatSize(uniqueBytes)} of it in no other image`)
-  return `${dryRun ? 'would remove' : 'removes'} ${formatRef(ref)} (${facts.join(', ')})`
+  return `${verb} ${formatRef(ref)} (${facts.join(', ')})`
 }
 
 function shortList(names: readonly string[]): string {
