@@ -36,7 +36,7 @@ export async function runImageRm(
 ): Promise<void> {
   const { client, output } = invocation
   const refs = refTexts.map((text) => parseRef(text))
-  const removals = await Promise.all(refs.map((ref) => inspect(invocation, ref, refs)))
+  const removals = await inspectAll(invocation, refs)
   const dryRun = options.dryRun === true
   for (const removal of removals) output.say(describe(removal, dryRun))
   if (!dryRun) {
@@ -58,20 +58,28 @@ export async function runImageRm(
   }
 }
 
-async function inspect(
-  invocation: Invocation,
-  ref: Ref,
-  removed: readonly Ref[],
-): Promise<Removal> {
-  const image = await imageOrDamage(invocation, ref)
-  if (isAppError(image)) return { ref, image, uniqueBytes: undefined, stays: [] }
-  const usage = await invocation.client.json<DiskUsage>(query('/v1/du', { domain: ref.domain }))
-  const row = usage.images.find((candidate) => candidate.ref === image.ref)
-  const going = new Set(removed.map(formatRef))
-  const stays = usage.images
-    .filter((candidate) => candidate.digest === image.digest && !going.has(candidate.ref))
-    .map((candidate) => candidate.ref)
-  return { ref, image, uniqueBytes: row?.uniqueBytes, stays }
+/** One request after the other: the server bounds the connections of a peer. One report for each domain. */
+async function inspectAll(invocation: Invocation, refs: readonly Ref[]): Promise<Removal[]> {
+  const going = new Set(refs.map(formatRef))
+  const usages = new Map<string, DiskUsage>()
+  const removals: Removal[] = []
+  for (const ref of refs) {
+    const image = await imageOrDamage(invocation, ref)
+    if (isAppError(image)) {
+      removals.push({ ref, image, uniqueBytes: undefined, stays: [] })
+      continue
+    }
+    const { domain } = ref
+    const usage =
+      usages.get(domain) ?? (await invocation.client.json<DiskUsage>(query('/v1/du', { domain })))
+    usages.set(domain, usage)
+    const row = usage.images.find((candidate) => candidate.ref === image.ref)
+    const stays = usage.images
+      .filter((candidate) => candidate.digest === image.digest && !going.has(candidate.ref))
+      .map((candidate) => candidate.ref)
+    removals.push({ ref, image, uniqueBytes: row?.uniqueBytes, stays })
+  }
+  return removals
 }
 
 /** A damaged image can be removed as well: its name is all that it takes. */
