@@ -2,11 +2,11 @@
 import assert from 'node:assert/strict'
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
-import { mkdtemp, rm } from 'node:fs/promises'
+import { mkdtemp, open, rm } from 'node:fs/promises'
 import { createServer } from 'node:http'
 import type { IncomingMessage } from 'node:http'
 import type { AddressInfo } from 'node:net'
-import { tmpdir } from 'node:os'
+import { constants, tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { after, beforeEach, describe, test } from 'node:test'
 
@@ -195,6 +195,35 @@ describe('admission', () => {
     assert.equal(json['code'], 'ERR_HTTP_BODY_TOO_LARGE')
     assert.equal(control.aborted.length, 1)
     assert.equal(control.uploads.size, 0)
+  })
+
+  test('a file that cannot be written is told as what it is, and given back', async (t) => {
+    const probe = await open('/dev/null', 'w')
+    const prototype = Object.getPrototypeOf(probe) as typeof probe
+    await probe.close()
+    const { beginUpload } = control
+    t.after(() => void (control.beginUpload = beginUpload))
+    const uploadTo = async (path: string | undefined) => {
+      control.beginUpload = async (...args) => {
+        const upload = await beginUpload.apply(control, args)
+        return path === undefined ? upload : { ...upload, path }
+      }
+      const { status, json } = await post('/v1/blobs/demo', 'bytes')
+      assert.equal(control.uploads.size, 0)
+      return [status, json['code']]
+    }
+    assert.deepEqual(await uploadTo('/dev/full'), [507, 'ERR_STORE_FULL'])
+    assert.deepEqual(await uploadTo(tmpdir()), [500, 'ERR_STORE_WRITE_FAILED'])
+    for (const errno of ['EIO', 'EROFS', 'EFBIG'] as const) {
+      const error = Object.assign(new Error('write'), {
+        code: errno,
+        errno: -constants.errno[errno],
+      })
+      const mocked = t.mock.method(prototype, 'writev', () => Promise.reject(error))
+      assert.deepEqual(await uploadTo(undefined), [500, 'ERR_STORE_WRITE_FAILED'], errno)
+      mocked.mock.restore()
+    }
+    assert.equal(control.aborted.length, 5)
   })
 
   test('a body that ends early is given back', async () => {

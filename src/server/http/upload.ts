@@ -7,6 +7,7 @@ import { open } from 'node:fs/promises'
 import type { IncomingMessage } from 'node:http'
 
 import { AppError, formatSize } from '../../core/index.ts'
+import { writeError } from '../../store/index.ts'
 import {
   HTTP_TIMEOUTS,
   PIECE_OVERHEAD_BYTES,
@@ -48,17 +49,18 @@ export function announcedSize(request: IncomingMessage): number | undefined {
 
 /**
  * Writes the whole body to `path`. @returns its size in bytes
- * @throws ERR_HTTP_BODY_TOO_LARGE, ERR_HTTP_BODY_TIMEOUT, ERR_HTTP_UPLOAD_ABORTED, and the error of the file
+ * @throws ERR_HTTP_BODY_TOO_LARGE, ERR_HTTP_BODY_TIMEOUT, ERR_HTTP_UPLOAD_ABORTED, ERR_STORE_FULL,
+ * ERR_STORE_WRITE_FAILED
  */
 export async function receiveBody(
   request: IncomingMessage,
   options: ReceiveOptions,
 ): Promise<number> {
-  const file = await open(options.path, 'w')
   try {
+    await using file = await open(options.path, 'w')
     return await new BodyReceiver(request, file, options).run()
-  } finally {
-    await file.close()
+  } catch (error) {
+    throw writeError(error, options.path)
   }
 }
 
@@ -147,7 +149,7 @@ class BodyReceiver {
       }
       if (this.#complete) settle()
     } catch (error) {
-      settle(asError(error))
+      settle(writeError(error, this.#options.path))
     } finally {
       this.#writing = false
     }
@@ -188,12 +190,6 @@ function withoutFirst(pieces: readonly Buffer[], bytes: number): readonly Buffer
     left -= piece.length
   }
   return []
-}
-
-function asError(error: unknown): Error {
-  return error instanceof Error
-    ? error
-    : new Error('the file could not be written', { cause: error })
 }
 
 function aborted(received: number): AppError {

@@ -52,6 +52,7 @@ const BlobQuery = Type.Object({
 const UPLOAD_ERRORS = [
   'ERR_IMPORT_EMPTY',
   'ERR_STORE_FULL',
+  'ERR_STORE_WRITE_FAILED',
   'ERR_UPLOADS_EXHAUSTED',
   'ERR_HTTP_BODY_TOO_LARGE',
   'ERR_HTTP_BODY_TIMEOUT',
@@ -168,7 +169,7 @@ async function withUpload<T>(
     if (received === 0) throw emptyBody()
   } catch (error) {
     await context.control.abortUpload(upload.id)
-    throw asStoreFull(error)
+    throw error
   }
   return use(upload.id)
 }
@@ -194,14 +195,6 @@ function emptyBody(): AppError {
       hint: 'with curl: -X POST -T FILE',
     },
   )
-}
-
-function asStoreFull(error: unknown): unknown {
-  const code = error instanceof Error && 'code' in error ? error.code : undefined
-  if (code !== 'ENOSPC' && code !== 'EDQUOT') return error
-  return new AppError('ERR_STORE_FULL', 'the store ran out of space while the body was received', {
-    cause: error,
-  })
 }
 
 function unsupportedFormat(format: string): AppError {
