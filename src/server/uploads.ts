@@ -11,7 +11,10 @@ import type { StagedUpload, Store } from '../store/index.ts'
 
 /** Uploads under way or parked at once, over all clients. */
 const MAX_UPLOADS = 256
-/** A parked device whose image does not come is removed after this long. */
+/**
+ * A parked device whose image does not come is removed after this long, counted from the end of the last upload
+ * of its domain: a client parks all devices before it sends the image.
+ */
 const PARK_TTL_MS = 60 * 60 * 1000
 /** How often parked devices are looked at. */
 const EXPIRY_CHECK_MS = 60 * 1000
@@ -100,7 +103,7 @@ export class Uploads implements AsyncDisposable {
     if (!upload || upload.domain !== domain) {
       throw new AppError('ERR_UPLOAD_NOT_FOUND', `no upload '${id}' in domain '${domain}'`)
     }
-    this.#receiving.delete(id)
+    this.#ended(upload)
     return upload
   }
 
@@ -144,8 +147,9 @@ export class Uploads implements AsyncDisposable {
   /** Gives the space back. Unknown ids are fine: an abort may come twice. */
   async abort(id: string): Promise<void> {
     const upload = this.#receiving.get(id)
-    this.#receiving.delete(id)
-    await upload?.staged[Symbol.asyncDispose]()
+    if (upload === undefined) return
+    this.#ended(upload)
+    await upload.staged[Symbol.asyncDispose]()
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -165,11 +169,21 @@ export class Uploads implements AsyncDisposable {
     return undefined
   }
 
+  /** What is parked in its domain may have waited for it. */
+  #ended(upload: Upload): void {
+    this.#receiving.delete(upload.id)
+    const since = performance.now()
+    for (const parked of this.#parked.values()) {
+      if (parked.upload.domain === upload.domain) parked.since = since
+    }
+  }
+
   /** Never rejects. */
   async #expire(): Promise<void> {
     const now = performance.now()
+    const receiving = new Set([...this.#receiving.values()].map(({ domain }) => domain))
     for (const [id, parked] of this.#parked) {
-      if (now - parked.since <= this.#parkTtlMs) continue
+      if (now - parked.since <= this.#parkTtlMs || receiving.has(parked.upload.domain)) continue
       this.#parked.delete(id)
       try {
         await giveUp(parked)

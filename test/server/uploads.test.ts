@@ -122,6 +122,30 @@ describe('uploads', () => {
     }
   })
 
+  test('a parked device outlasts the uploads of its domain, and is removed in time after the last', async () => {
+    await using at = await testStore()
+    await using uploads = new Uploads(at.store, { onError, parkTtlMs: 10, checkMs: 5 })
+    const keep = setInterval(() => undefined, 5)
+    try {
+      const park = async (domain: string) => {
+        const upload = uploads.take(domain, (await uploads.begin(domain, 1)).id)
+        await uploads.park(upload, DIGEST)
+        return upload.staged.path
+      }
+      const image = await uploads.begin('d', 1)
+      const [device, other] = [await park('d'), await park('other')]
+      // Both are as old: when one has expired, the other would have.
+      await gone(other)
+      assert.ok(await exists(device))
+      uploads.take('d', image.id)
+      assert.ok(await exists(device), 'time starts at the end of the upload')
+      await gone(device)
+      await image.staged[Symbol.asyncDispose]()
+    } finally {
+      clearInterval(keep)
+    }
+  })
+
   test('closing removes what is being received and what is parked', async () => {
     await using at = await testStore()
     const uploads = new Uploads(at.store, { onError })
