@@ -91,9 +91,6 @@ async function followJob(client: ApiClient, first: Job, progress: Progress): Pro
     progress.finish()
     return job.report
   }
-  if (job.state === 'cancelled') {
-    throw new AppError('ERR_ABORTED', `the import of ${job.ref} was cancelled on the server`)
-  }
   const { code, message, hint } = job.error ?? {
     code: 'ERR_CLI_IMPORT_FAILED',
     message: `the import of ${job.ref} ended as ${job.state} without a report`,
