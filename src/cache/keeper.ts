@@ -51,6 +51,9 @@ const WAITING_POLL_MS = 1
 /** How often deadlines and dropped blobs are looked at. */
 const IDLE_POLL_MS = 100
 
+/** Made once: clients that go away with all their reads should cost little. */
+const CANCELLED = toErrorRecord(new AppError('ERR_ABORTED', 'the read was cancelled'))
+
 interface Reader {
   readonly post: (answers: ReaderAnswer[]) => void
   outbox: ReaderAnswer[]
@@ -224,7 +227,7 @@ export class Keeper implements KeeperCalls {
     const grant = this.#readers[reader]?.grants.get(id)
     if (grant === undefined) return
     this.#leaveLine(grant)
-    this.#refuse(grant, toErrorRecord(new AppError('ERR_ABORTED', 'the read was cancelled')))
+    this.#refuse(grant, CANCELLED)
   }
 
   /**

@@ -100,6 +100,17 @@ describe('prefetch', () => {
     assert.equal(cache.source.reads.length, 8)
   })
 
+  test('pieces of one page, and zeros, count by their bytes: working them out has cost as much', () => {
+    const { reader, close } = lonelyReader()
+    const whole = reader.prefetchBudgetBytes
+    const pieces = Array.from({ length: 256 }, () => [1, 0, PAGE / 4] as const)
+    reader.prefetch(runs(...pieces), context())
+    assert.equal(reader.prefetchBudgetBytes, whole - 64 * PAGE)
+    reader.prefetch(runs([0, 0, 4 * GIB]), context())
+    assert.equal(reader.prefetchBudgetBytes, 0)
+    close()
+  })
+
   test('hints under way neither keep a reader open nor fail', async () => {
     await using cache = new TestCache({ frames: 512 })
     const blob = await cache.open(cache.source.add('a', patternBytes(32 * PAGE, 1)))
