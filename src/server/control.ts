@@ -253,7 +253,7 @@ export class MainControlPlane implements ControlPlane {
     return { dataDir: this.#options.store.dataDir, domain }
   }
 
-  /** Makes a tag name an image. @throws ERR_STORE_REF_CONFLICT, ERR_HTTP_PRECONDITION_FAILED */
+  /** Makes a tag name an image. @throws ERR_REF_CONFLICT, ERR_HTTP_PRECONDITION_FAILED */
   async #point(ref: Ref, image: Digest, preconditions?: Preconditions): Promise<RefRecord> {
     const { tag, domain, name } = ref
     if (tag === undefined)

@@ -48,12 +48,12 @@ export interface ControlPlane {
   image(ref: Ref): Promise<Image>
   /**
    * Makes `ref` name the image that `from` names, if the preconditions hold for what it names at that moment.
-   * @throws ERR_IMAGE_NOT_FOUND, ERR_STORE_REF_CONFLICT, ERR_HTTP_PRECONDITION_FAILED
+   * @throws ERR_IMAGE_NOT_FOUND, ERR_REF_CONFLICT, ERR_HTTP_PRECONDITION_FAILED
    */
   tag(ref: Ref, from: Ref, preconditions?: Preconditions): Promise<Image>
   /**
    * Removes the tag, if the preconditions hold; the image stays readable by digest until it is collected.
-   * @throws ERR_IMAGE_NOT_FOUND, ERR_STORE_REF_CONFLICT, ERR_HTTP_PRECONDITION_FAILED
+   * @throws ERR_IMAGE_NOT_FOUND, ERR_REF_CONFLICT, ERR_HTTP_PRECONDITION_FAILED
    */
   remove(ref: Ref, preconditions?: Preconditions): Promise<void>
   /**

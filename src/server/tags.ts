@@ -4,7 +4,7 @@
  * known here.
  */
 import type { Digest } from '../core/index.ts'
-import { isAppError } from '../core/index.ts'
+import { AppError, isAppError } from '../core/index.ts'
 import type { DomainStore, RefRecord } from '../store/index.ts'
 import { isDamage } from '../store/index.ts'
 
@@ -18,7 +18,7 @@ export type TagCheck = (current: Digest | undefined) => void
 
 /**
  * @param check asked again when the tag has changed meanwhile: what it saw is what is replaced
- * @throws ERR_STORE_REF_CONFLICT, ERR_STORE_FULL, ERR_STORE_WRITE_FAILED, and what `check` throws
+ * @throws ERR_REF_CONFLICT, ERR_STORE_FULL, ERR_STORE_WRITE_FAILED, and what `check` throws
  */
 export async function pointTag(
   refs: Refs,
@@ -34,8 +34,8 @@ export async function pointTag(
     try {
       return await refs.compareAndSwap(name, tag, current?.generation ?? 0, { ...oci, image })
     } catch (error) {
-      const conflict = isAppError(error) && error.code === 'ERR_STORE_REF_CONFLICT'
-      if (!conflict || attempt === MAX_SWAP_ATTEMPTS) throw error
+      if (!isConflict(error)) throw error
+      if (attempt === MAX_SWAP_ATTEMPTS) throw changedMeanwhile(name, tag, error)
     }
   }
 }
@@ -43,7 +43,7 @@ export async function pointTag(
 /**
  * Refuses when the tag changes meanwhile: what would be removed is not what was looked at.
  * @returns false when there is no such tag
- * @throws ERR_STORE_REF_CONFLICT, ERR_STORE_WRITE_FAILED
+ * @throws ERR_REF_CONFLICT, ERR_STORE_WRITE_FAILED, and what `check` throws
  */
 export async function removeTag(
   refs: Refs,
@@ -54,8 +54,23 @@ export async function removeTag(
   const current = await currentRef(refs, name, tag)
   if (current === undefined) return false
   check?.(current.image)
-  await refs.delete(name, tag, current.generation)
-  return true
+  try {
+    await refs.delete(name, tag, current.generation)
+    return true
+  } catch (error) {
+    throw isConflict(error) ? changedMeanwhile(name, tag, error) : error
+  }
+}
+
+function isConflict(error: unknown): boolean {
+  return isAppError(error) && error.code === 'ERR_STORE_REF_CONFLICT'
+}
+
+function changedMeanwhile(name: string, tag: string, cause: unknown): AppError {
+  return new AppError('ERR_REF_CONFLICT', `${name}:${tag} was changed by someone else meanwhile`, {
+    hint: 'look at it and try again',
+    cause,
+  })
 }
 
 /** A damaged ref is at generation 0: it can be replaced and removed, nothing else. */

@@ -87,8 +87,8 @@ export const STORE_ERRORS = defineErrors({
     doc: 'An object is larger than the store takes for its kind.',
   },
   ERR_STORE_REF_CONFLICT: {
-    http: 412,
-    exit: 1,
+    http: 409,
+    exit: 4,
     doc: 'The tag was changed by somebody else since it was read: read it again and repeat.',
   },
   ERR_STORE_MEMBER: {

@@ -136,7 +136,7 @@ describe('refs', () => {
       Array.from({ length: 6 }, (_, i) => control.tag(ref('new'), ref(i % 2 === 0 ? 'a' : 'b'))),
     )
     for (const result of results) {
-      if (result.status === 'rejected') assert.equal(result.reason.code, 'ERR_STORE_REF_CONFLICT')
+      if (result.status === 'rejected') assert.equal(result.reason.code, 'ERR_REF_CONFLICT')
     }
     assert.ok(results.some(({ status }) => status === 'fulfilled'))
     assert.ok(rigged.digests.includes(await control.resolve(ref('new'))))
@@ -173,7 +173,7 @@ describe('refs', () => {
     assert.equal(results.filter(({ status }) => status === 'fulfilled').length, 1)
     for (const result of results) {
       if (result.status === 'rejected')
-        assert.match(result.reason.code, /^ERR_(HTTP_PRECONDITION_FAILED|STORE_REF_CONFLICT)$/)
+        assert.match(result.reason.code, /^ERR_(HTTP_PRECONDITION_FAILED|REF_CONFLICT)$/)
     }
   })
 

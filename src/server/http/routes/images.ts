@@ -32,7 +32,7 @@ const REF_PARAM = {
 }
 
 /** Of what changes a tag. */
-const CHANGE_ERRORS = ['ERR_STORE_REF_CONFLICT', 'ERR_HTTP_PRECONDITION_FAILED']
+const CHANGE_ERRORS = ['ERR_REF_CONFLICT', 'ERR_HTTP_PRECONDITION_FAILED']
 
 export function registerImageRoutes(app: App, context: HttpContext): void {
   const { control } = context
