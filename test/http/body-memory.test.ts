@@ -25,6 +25,11 @@ const MAX_PIECE_BYTES = 64 * KIB
 const folder = await mkdtemp(join(tmpdir(), 'commonpage-body-'))
 after(() => rm(folder, { recursive: true }))
 
+const PUT_CHUNKED =
+  'PUT /v1/images/demo/tagged:1 HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n'
+/** Requests behind another. */
+const WAITING = 3
+
 function heapBytes(): number {
   collectGarbage()
   return process.memoryUsage().heapUsed
@@ -42,18 +47,17 @@ describe('a JSON body in pieces of one byte', () => {
     await using server = await startTestServer()
     const sockets: Socket[] = []
     server.app.server.on('connection', (socket: Socket) => sockets.push(socket))
-    const head =
-      'PUT /v1/images/demo/tagged:1 HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n'
     const wire = inPieces(Buffer.alloc(60_000, ' '))
     const clients = await Promise.all(Array.from({ length: 2 }, () => RawClient.open(server.port)))
     const before = heapBytes()
     for (const client of clients) {
-      client.send(head)
+      client.send(PUT_CHUNKED)
       client.socket.write(wire)
     }
     await until(
       () =>
-        sockets.length === 2 && sockets.every((row) => row.bytesRead === head.length + wire.length),
+        sockets.length === 2 &&
+        sockets.every((row) => row.bytesRead === PUT_CHUNKED.length + wire.length),
     )
     const grown = heapBytes() - before
     // 25 MiB when each piece is kept as it came
@@ -65,6 +69,34 @@ describe('a JSON body in pieces of one byte', () => {
       assert.equal((await client.next())?.status, 200)
       await client[Symbol.asyncDispose]()
     }
+  })
+})
+
+describe('JSON bodies that wait behind another answer', () => {
+  test('cost what they carry, and are read in their turn', async () => {
+    await using server = await startTestServer()
+    const sockets: Socket[] = []
+    server.app.server.on('connection', (socket: Socket) => sockets.push(socket))
+    const { control } = server.planes
+    const gate = Promise.withResolvers<void>()
+    const { stats } = control
+    control.stats = async () => {
+      await gate.promise
+      return stats.call(control)
+    }
+    await using client = await RawClient.open(server.port)
+    client.get('/v1/stats')
+    const text = JSON.stringify({ from: 'demo/team/app:1' })
+    const body = inPieces(Buffer.concat([Buffer.alloc(50_000, ' '), Buffer.from(text)]))
+    const before = heapBytes()
+    const request = Buffer.concat([Buffer.from(PUT_CHUNKED), body, Buffer.from('0\r\n\r\n')])
+    for (let i = 0; i < WAITING; i++) client.socket.write(request)
+    await until(() => (sockets[0]?.bytesRead ?? 0) > WAITING * request.length)
+    const grown = heapBytes() - before
+    // 31 MiB when each piece is kept as it came
+    assert.ok(grown < 8 * MIB, `the heap has grown by ${grown} bytes`)
+    gate.resolve()
+    for (let i = 0; i <= WAITING; i++) assert.equal((await client.next())?.status, 200)
   })
 })
 

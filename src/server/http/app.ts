@@ -49,6 +49,7 @@ import { registerReportRoutes } from './routes/reports.ts'
 import { registerUploadRoutes } from './routes/uploads.ts'
 import { refuseCrossSite } from './same-origin.ts'
 import { sendProblem } from './send-problem.ts'
+import { WaitingBodyRequest } from './waiting-body.ts'
 
 /** The application, ready for `listen` (which passes `reusePort` on) or `inject`. */
 export async function buildApp(deps: AppDeps): Promise<App> {
@@ -132,6 +133,7 @@ function createInstance({ logger, timeouts }: HttpContext): App {
     connectionTimeout: timeouts.connectionMs,
     requestTimeout: REQUEST_TIMEOUT_MS,
     http: {
+      IncomingMessage: WaitingBodyRequest,
       maxHeaderSize: MAX_HEADER_BYTES,
       headersTimeout: timeouts.headersMs,
       connectionsCheckingInterval: Math.min(TIMEOUT_CHECK_MS, timeouts.headersMs),
