@@ -24,23 +24,31 @@ const MAX_MS = 3000
 /**
  * @param maps the new image's
  * @param own its digest: tags of the same image are not named
+ * @param maxMs for tests
  */
 export async function sharedWith(
   domain: DomainStore,
   maps: readonly DeviceMap[],
   own: Digest,
+  maxMs = MAX_MS,
 ): Promise<SharedWith[]> {
   const usage: BlobUsage = new Map()
   for (const map of maps) addUsage(usage, map)
-  const deadline = performance.now() + MAX_MS
+  const deadline = performance.now() + maxMs
   const seen = new Set<Digest>([own])
   const found: SharedWith[] = []
-  for await (const { name, tag, image } of listImages(domain)) {
-    if (seen.has(image)) continue
-    seen.add(image)
-    if (seen.size > MAX_COMPARED || performance.now() > deadline) break
-    const bytes = await sharedBytes(domain, usage, image)
-    if (bytes > 0) found.push({ ref: `${domain.name}/${name}:${tag}`, bytes })
+  try {
+    for await (const { name, tag, image } of listImages(domain)) {
+      // Reading tags takes time too: a domain may have a hundred thousand of one image.
+      if (performance.now() > deadline || seen.size > MAX_COMPARED) break
+      if (seen.has(image)) continue
+      seen.add(image)
+      const bytes = await sharedBytes(domain, usage, image)
+      if (bytes > 0) found.push({ ref: `${domain.name}/${name}:${tag}`, bytes })
+    }
+  } catch (error) {
+    // A list that cannot be read to its end is not the import's failure: what is stored is stored.
+    if (!isAppError(error)) throw error
   }
   return found.toSorted((a, b) => b.bytes - a.bytes).slice(0, MAX_SHOWN)
 }
