@@ -49,6 +49,12 @@ export class RangeSet {
     return sum
   }
 
+  /** Memory of this set: up to twice 16 bytes a range. */
+  get heldBytes(): number {
+    this.#normalise()
+    return this.#starts.byteLength + this.#ends.byteLength
+  }
+
   /** Bytes that are in both. */
   overlap(other: RangeSet): number {
     let sum = 0
