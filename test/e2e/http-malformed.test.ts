@@ -80,36 +80,47 @@ for (const workers of [1, 2]) {
       const nothing = `sha256:${'0'.repeat(64)}`
       const upload = (path: string, framing: string, body: string): string =>
         `POST ${path} HTTP/1.1\r\nhost: localhost\r\n${framing}\r\n\r\n${body}`
-      const three = 'content-length: 3'
+      // No other request to this server sends these bytes.
+      const refused = 'of a refused upload'
+      const whole = `content-length: ${refused.length}`
       const blobs = '/v1/blobs/demo'
       const rows: [string, string, number, string][] = [
         [
           'chunks that turn to garbage',
-          upload(blobs, 'transfer-encoding: chunked', '3\r\nabc\r\nzz'),
+          upload(
+            blobs,
+            'transfer-encoding: chunked',
+            `${refused.length.toString(16)}\r\n${refused}\r\nzz`,
+          ),
           400,
           'ERR_HTTP_MALFORMED',
         ],
         [
           'more than any disk',
-          upload(blobs, 'content-length: 9000000000000000', 'abc'),
+          upload(blobs, 'content-length: 9000000000000000', refused),
           507,
           'ERR_STORE_FULL',
         ],
         [
           'another digest',
-          upload(`${blobs}?digest=${nothing}`, three, 'abc'),
+          upload(`${blobs}?digest=${nothing}`, whole, refused),
           400,
           'ERR_STORE_DIGEST_MISMATCH',
         ],
-        ['no digest', upload(`${blobs}?digest=md5:x`, three, 'abc'), 400, 'ERR_DIGEST_INVALID'],
-        ['no domain', upload('/v1/blobs/DEMO', three, 'abc'), 400, 'ERR_REF_INVALID'],
+        ['no digest', upload(`${blobs}?digest=md5:x`, whole, refused), 400, 'ERR_DIGEST_INVALID'],
+        ['no domain', upload('/v1/blobs/DEMO', whole, refused), 400, 'ERR_REF_INVALID'],
         [
           'no byte of an image',
           upload('/v1/images/demo/none:1?wait=true', 'content-length: 0', ''),
           400,
           'ERR_IMPORT_EMPTY',
         ],
-        ['no reference', upload('/v1/images/demo?wait=true', three, 'abc'), 400, 'ERR_REF_INVALID'],
+        [
+          'no reference',
+          upload('/v1/images/demo?wait=true', whole, refused),
+          400,
+          'ERR_REF_INVALID',
+        ],
       ]
       for (const [name, bytes, status, code] of rows) {
         await using client = await target.open()
@@ -118,8 +129,8 @@ for (const workers of [1, 2]) {
         const found = response === undefined ? 'no answer' : codeOf(response.body)
         assert.deepEqual([response?.status, found], [status, code], name)
       }
-      const abc = `${blobs}/${digestOf(Buffer.from('abc'))}`
-      assert.equal((await target.ask(abc)).status, 404, 'nothing of a refused upload is there')
+      const blob = `${blobs}/${digestOf(Buffer.from(refused))}`
+      assert.equal((await target.ask(blob)).status, 404, 'nothing of a refused upload is there')
       // Three bytes are no image that can be read, and no broken upload: they are stored and served as they are.
       const none = '/v1/images/demo/none:1'
       assert.equal(await post(`${target.server.http}${none}?wait=true`, Buffer.from('abc')), 201)
