@@ -6,12 +6,11 @@ import type { ChildProcess } from 'node:child_process'
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { readFileSync, writeFileSync } from 'node:fs'
-import { createServer } from 'node:net'
-import type { AddressInfo } from 'node:net'
 import { connect } from 'node:net'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 
+import { freePort } from '../../test/free-port.ts'
 import { runOk, startServerProcess } from '../../test/e2e/server-process.ts'
 
 const START_DEADLINE_MS = 20_000
@@ -188,15 +187,6 @@ async function listening(port: number, child: ChildProcess): Promise<void> {
     if (up) return
   }
   throw new Error('not listening in time')
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const { port } = server.address() as AddressInfo
-  server.close()
-  await once(server, 'close')
-  return port
 }
 
 function withChildren(pid: number): number[] {

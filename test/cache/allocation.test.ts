@@ -7,14 +7,10 @@ import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 
 import { pinnedBytes } from '../../src/cache/index.ts'
-import { Budget } from '../../src/nbd/budget.ts'
 import type { NbdExport } from '../../src/nbd/export.ts'
-import { createNbdCounters, NBD_CMD } from '../../src/nbd/index.ts'
-import { resolveLimits } from '../../src/nbd/limits.ts'
-import { Meter } from '../../src/nbd/meter.ts'
-import { GatherPool, OutputQueue } from '../../src/nbd/output.ts'
-import { Session } from '../../src/nbd/session.ts'
+import { NBD_CMD } from '../../src/nbd/index.ts'
 import { evidence } from '../evidence.ts'
+import { EagerSession } from '../nbd/eager-session.ts'
 import { PageCacheServer } from '../nbd/page-cache-server.ts'
 import { request } from '../nbd/wire.ts'
 import { allocatedBytes } from './allocation-measure.ts'
@@ -123,16 +119,17 @@ describe('what an NBD request allocates', { concurrency: false }, () => {
     })
     await read(target, 0, MIB)
     for (let i = 0; i < PAGES; i++) await read(target, MIB + ((i * STRIDE) % PAGES) * FRAME, FRAME)
-    const client = new EagerClient(target)
+    const eager = new EagerSession(target)
     const before = askedPages(cache)
     const figures = {
-      '4KiB_depth1': client.measure({ offset: 8192, length: 4096 }, 1),
-      '4KiB_depth32': client.measure({ offset: 8192, length: 4096 }, 32),
-      '1MiB_adjacent': client.measure({ offset: 0, length: MIB }, 1),
-      '1MiB_scattered': client.measure({ offset: MIB, length: MIB }, 1),
+      '4KiB_depth1': measure(eager, { offset: 8192, length: 4096 }, 1),
+      '4KiB_depth32': measure(eager, { offset: 8192, length: 4096 }, 32),
+      '1MiB_adjacent': measure(eager, { offset: 0, length: MIB }, 1),
+      '1MiB_scattered': measure(eager, { offset: MIB, length: MIB }, 1),
     }
     assert.equal(askedPages(cache), before)
-    client.session.close()
+    assert.equal(eager.spent, 0)
+    eager.session.close()
     const perPart = (figures['1MiB_scattered'] - figures['1MiB_adjacent']) / (PAGES - 1)
     evidence('allocation.nbd-request', { ...figures, per_scattered_part: perPart })
     assert.ok(figures['4KiB_depth1'] < MAX_RECEIVE_BYTES)
@@ -143,55 +140,20 @@ describe('what an NBD request allocates', { concurrency: false }, () => {
   })
 })
 
-/** A client that takes every byte at once, as far as a session can tell. */
-class EagerClient {
-  readonly session: Session
-  answered = 0
-
-  constructor(target: NbdExport) {
-    const limits = resolveLimits()
-    const output = new OutputQueue(
-      {
-        write: () => true,
-        onWritten: (requests, bytes) => {
-          this.answered += requests
-          this.session.written(requests, bytes)
-        },
-        onReleaseError: (error) => assert.fail(String(error)),
-      },
-      new GatherPool(),
-    )
-    const fail = (error: unknown): never => assert.fail(String(error))
-    this.session = new Session(
-      {
-        target,
-        structured: false,
-        limits,
-        output,
-        meter: new Meter(createNbdCounters()),
-        budget: new Budget(limits.maxTotalInFlightBytes),
-      },
-      {
-        onPumpNeeded: () => this.session.pump(),
-        onTurnSpent: () => fail('more than one turn'),
-        onDisconnect: () => fail('disconnected'),
-        onFatal: fail,
-        onExportError: fail,
-      },
-    )
-  }
-
-  /** Bytes allocated for one request, when `depth` of them arrive together. */
-  measure(fields: { readonly offset: number; readonly length: number }, depth: number): number {
-    const one = request({ ...fields, type: NBD_CMD.READ })
-    const chunk = Buffer.concat(Array.from({ length: depth }, () => one))
-    const bytes = allocatedBytes(() => {
-      const before = this.answered
-      this.session.receive(chunk, 0)
-      assertTrue(this.answered === before + depth)
-    })
-    return bytes / depth
-  }
+/** Bytes allocated for one request, when `depth` of them arrive together. */
+function measure(
+  eager: EagerSession,
+  fields: { readonly offset: number; readonly length: number },
+  depth: number,
+): number {
+  const one = request({ ...fields, type: NBD_CMD.READ })
+  const chunk = Buffer.concat(Array.from({ length: depth }, () => one))
+  const bytes = allocatedBytes(() => {
+    const before = eager.answered
+    eager.session.receive(chunk, 0)
+    assertTrue(eager.answered === before + depth)
+  })
+  return bytes / depth
 }
 
 async function read(target: NbdExport, offset: number, length: number): Promise<void> {

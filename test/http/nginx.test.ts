@@ -6,12 +6,11 @@ import assert from 'node:assert/strict'
 import { spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { chmod, mkdtemp, rm, writeFile } from 'node:fs/promises'
-import { createServer } from 'node:net'
-import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, describe, test } from 'node:test'
 
+import { freePort } from '../free-port.ts'
 import { digestOf } from '../../src/core/index.ts'
 import type { Part } from './multipart.ts'
 import { readMultipart } from './multipart.ts'
@@ -141,13 +140,4 @@ function describePart(part: Part): string {
 /** nginx starts a multipart body with an empty line (a preamble, RFC 2046 §5.1.1). */
 function trimStart(body: Buffer): Buffer {
   return body.toString('latin1', 0, 2) === '\r\n' ? body.subarray(2) : body
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const { port } = server.address() as AddressInfo
-  server.close()
-  await once(server, 'close')
-  return port
 }

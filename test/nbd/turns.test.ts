@@ -2,12 +2,8 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 
-import { Budget } from '../../src/nbd/budget.ts'
-import { createNbdCounters, NBD_CMD } from '../../src/nbd/index.ts'
-import { resolveLimits } from '../../src/nbd/limits.ts'
-import { Meter } from '../../src/nbd/meter.ts'
-import { GatherPool, OutputQueue } from '../../src/nbd/output.ts'
-import { Session } from '../../src/nbd/session.ts'
+import { NBD_CMD } from '../../src/nbd/index.ts'
+import { EagerSession } from './eager-session.ts'
 import { pattern, TestExport } from './exports.ts'
 import { TestServer, turns } from './harness.ts'
 import { numbered, request, simpleReply } from './wire.ts'
@@ -16,46 +12,6 @@ const KIB = 1024
 const MIB = 1024 * KIB
 const TURN_REQUESTS = 128
 const TURN_BYTES = 4 * MIB
-
-/** A session whose client takes every byte at once. */
-class EagerSession {
-  readonly session: Session
-  answered = 0
-  spent = 0
-
-  constructor(target: TestExport) {
-    const limits = resolveLimits()
-    const output = new OutputQueue(
-      {
-        write: () => true,
-        onWritten: (requests, bytes) => {
-          this.answered += requests
-          this.session.written(requests, bytes)
-        },
-        onReleaseError: (error) => assert.fail(String(error)),
-      },
-      new GatherPool(),
-    )
-    const fail = (error: unknown): never => assert.fail(String(error))
-    this.session = new Session(
-      {
-        target,
-        structured: false,
-        limits,
-        output,
-        meter: new Meter(createNbdCounters()),
-        budget: new Budget(limits.maxTotalInFlightBytes),
-      },
-      {
-        onPumpNeeded: () => this.session.pump(),
-        onTurnSpent: () => this.spent++,
-        onDisconnect: () => fail('disconnected'),
-        onFatal: fail,
-        onExportError: fail,
-      },
-    )
-  }
-}
 
 describe('one receive', () => {
   for (const [what, depth, length] of [

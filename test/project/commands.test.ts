@@ -9,12 +9,11 @@ import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { globSync, readFileSync } from 'node:fs'
 import { mkdtemp, rm, symlink } from 'node:fs/promises'
-import { createServer } from 'node:net'
-import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { describe, test } from 'node:test'
 
+import { freePort } from '../free-port.ts'
 import { ROOT } from '../../scripts/steps.ts'
 import { missing } from '../requires.ts'
 
@@ -33,16 +32,6 @@ function testedCommands(page: string): string {
     server === undefined ? block : `{\n${block}} &\n${UNTIL_READY}\n`,
   )
   return blocks.join('\n')
-}
-
-/** Free when it was asked for. */
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const { port } = server.address() as AddressInfo
-  server.close()
-  await once(server, 'close')
-  return port
 }
 
 interface Outcome {
