@@ -122,10 +122,10 @@ describe('what an NBD request allocates', { concurrency: false }, () => {
     const eager = new EagerSession(target)
     const before = askedPages(cache)
     const figures = {
-      '4KiB_depth1': measure(eager, { offset: 8192, length: 4096 }, 1),
-      '4KiB_depth32': measure(eager, { offset: 8192, length: 4096 }, 32),
-      '1MiB_adjacent': measure(eager, { offset: 0, length: MIB }, 1),
-      '1MiB_scattered': measure(eager, { offset: MIB, length: MIB }, 1),
+      '4KiB_depth1': measureRequest(eager, { offset: 8192, length: 4096 }, 1),
+      '4KiB_depth32': measureRequest(eager, { offset: 8192, length: 4096 }, 32),
+      '1MiB_adjacent': measureRequest(eager, { offset: 0, length: MIB }, 1),
+      '1MiB_scattered': measureRequest(eager, { offset: MIB, length: MIB }, 1),
     }
     assert.equal(askedPages(cache), before)
     assert.equal(eager.spent, 0)
@@ -141,7 +141,7 @@ describe('what an NBD request allocates', { concurrency: false }, () => {
 })
 
 /** Bytes allocated for one request, when `depth` of them arrive together. */
-function measure(
+function measureRequest(
   eager: EagerSession,
   fields: { readonly offset: number; readonly length: number },
   depth: number,
