@@ -67,6 +67,11 @@ export class FillBook {
     return this.#fills.get(frame)
   }
 
+  /** Pages in flight that were begun for somebody. */
+  get demand(): number {
+    return this.#fills.size - this.#background
+  }
+
   /** Readahead and prefetch pages in flight. */
   get background(): number {
     return this.#background

@@ -37,7 +37,7 @@ import { SampleReader } from './sample-ring.ts'
 export interface KeeperOptions {
   /** A read that is not granted by then fails with ERR_CACHE_FILL_TIMEOUT. */
   readonly fillTimeoutMs?: number
-  /** Reads that may wait for frames; the next one fails with ERR_CACHE_OVERLOADED. */
+  /** Reads that may wait for frames, for each reader; the next one fails with ERR_CACHE_OVERLOADED. */
   readonly maxWaiting?: number
   readonly policy?: (table: Int32Array) => CachePolicy
   /** Milliseconds of a monotonic clock. */
@@ -45,7 +45,11 @@ export interface KeeperOptions {
 }
 
 const DEFAULT_FILL_TIMEOUT_MS = 30_000
-const DEFAULT_MAX_WAITING = 4096
+/**
+ * More than a worker's NBD clients may have under way: 8 reads for each of 4096 connections, and 65,536 beyond these
+ * (docs/reference/nbd.md). A waiting read takes less than a kilobyte here.
+ */
+const DEFAULT_MAX_WAITING = 131_072
 /** Readers unpin without telling: how often waiting reads look for frames again. */
 const WAITING_POLL_MS = 1
 /** How often deadlines and dropped blobs are looked at. */
@@ -258,7 +262,7 @@ export class Keeper implements KeeperCalls {
         fills.push({ fill, position, how: GRANTED.COALESCED })
       }
     }
-    if (absent.length > 0 && !mayTakeFrames) {
+    if (absent.length > 0 && !(mayTakeFrames && this.#hasRoomFor(absent.length))) {
       this.#unpin(grant)
       return false
     }
@@ -283,6 +287,15 @@ export class Keeper implements KeeperCalls {
     return true
   }
 
+  /**
+   * Only so many pages are on their way at a time: the store reads no faster for a longer queue, and the frames in it
+   * are taken from pages that others read.
+   */
+  #hasRoomFor(pages: number): boolean {
+    const { demand } = this.#fills
+    return demand === 0 || demand + pages <= this.#memory.demandFrames
+  }
+
   #checkPage(blob: BlobRecord | undefined, blobNo: number, pageNo: number): AppError | undefined {
     if (blob === undefined || blob.dropped) return blobUnknown(blobNo)
     if (blob.validLength(pageNo, this.#memory.frameSize) > 0) return undefined
@@ -294,9 +307,10 @@ export class Keeper implements KeeperCalls {
   }
 
   #wait(grant: Grant): void {
-    if (this.#waiting.size >= this.#maxWaiting) {
+    const most = this.#maxWaiting * this.#readers.length
+    if (this.#waiting.size >= most) {
       count(this.#counters, CACHE_COUNTER.OVERLOADS)
-      const message = `all frames are pinned and ${this.#maxWaiting} reads wait for one already`
+      const message = `no frame can be had now, and ${most} reads wait for one already`
       this.#refuse(grant, toErrorRecord(new AppError('ERR_CACHE_OVERLOADED', message)))
       return
     }

@@ -29,6 +29,10 @@ const MIN_FRAMES = 8
 /** A connection may hold this part of the frames, so that 64 stalled clients are needed to stop the cache. */
 const PIN_BUDGET_PART = 64
 const MIN_PIN_BUDGET_FRAMES = 4
+/** A flood of misses leaves the rest of the frames to the pages that are in memory. */
+const DEMAND_PART = 4
+/** What two fill threads have at hand: a tiny cache keeps them busy. */
+const MIN_DEMAND_FRAMES = 64
 /** Pages that nobody waits for take at most this part of the frames at a time. */
 const BACKGROUND_PART = 8
 /** One grant is one message; beyond this a read is streamed whatever the cache's size. */
@@ -70,6 +74,8 @@ export interface CacheMemory {
   readonly counters: CounterMemory
   /** Frames that one reply may hold pinned. */
   readonly pinBudgetFrames: number
+  /** Frames that may be waiting for their pages because somebody asked for these. */
+  readonly demandFrames: number
   /** Frames that readahead and prefetch may be filling. */
   readonly backgroundFrames: number
 }
@@ -103,6 +109,7 @@ export function createCacheMemory(options: CacheOptions): CacheMemory {
     samples: createSampleRings(threads),
     counters: createCounterMemory(threads + 1, CACHE_COUNTER_COLUMNS),
     pinBudgetFrames: pinBudgetFrames(frames, frameSize),
+    demandFrames: Math.max(Math.ceil(frames / DEMAND_PART), MIN_DEMAND_FRAMES),
     backgroundFrames: Math.ceil(frames / BACKGROUND_PART),
   }
 }

@@ -7,6 +7,11 @@
 /** What a connection may hold without asking, so that it can read a little even when others have used up the budget. */
 const OWN_BYTES = 128 * 1024
 /**
+ * What a read counts at least: one that waits costs its provider a place in its queues and as a rule a page of its
+ * memory, however little it asks for. Thousands of small reads would else be let in for a few megabytes.
+ */
+const MIN_CHARGE_BYTES = 16 * 1024
+/**
  * The largest part of the budget that one read counts. A larger one does not wait, with everybody behind it, until all
  * others are done; replies of that size are streamed in pieces rather than held.
  */
@@ -29,7 +34,7 @@ export class Budget {
 
   /** What a read of `length` bytes counts. */
   charge(length: number): number {
-    return Math.min(length, this.#maxCharge)
+    return Math.min(Math.max(length, MIN_CHARGE_BYTES), this.#maxCharge)
   }
 
   /** True if `bytes` may be taken by the one who would wait with `wake`. */

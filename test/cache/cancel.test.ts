@@ -292,7 +292,7 @@ describe('a reader that gives up', () => {
 
   test('leaves no work behind for the store', async () => {
     const READS = 500
-    await using cache = new TestCache({ frames: 1024, fillConcurrency: 4 })
+    await using cache = new TestCache({ frames: 4 * READS + 4, fillConcurrency: 4 })
     const blob = await cache.open(cache.source.add('a', patternBytes((READS + 1) * FRAME_SIZE, 1)))
     const open = Promise.withResolvers<void>()
     cache.source.gate = () => open.promise

@@ -92,6 +92,51 @@ describe('Keeper', () => {
     assert.equal(bench.pinned, 0)
   })
 
+  test('a flood of misses takes a quarter of the frames at a time, and is served in order', () => {
+    const bench = new KeeperBench(512)
+    const blob = bench.open(2000)
+    for (let page = 0; page < 512; page++) {
+      const id = bench.read(blob, [page])
+      bench.fill()
+      bench.release(id)
+    }
+    const flood = Array.from({ length: 100 }, (_, read) =>
+      bench.read(
+        blob,
+        Array.from({ length: 8 }, (_page, page) => 600 + 8 * read + page),
+      ),
+    )
+    assert.equal(bench.stats.fillsInFlight, 128)
+    assert.equal(bench.stats.evictions.capacity, 128)
+    assert.equal(bench.stats.grantsWaiting, 84)
+    for (const [served, id] of flood.entries()) {
+      while (!bench.answers.has(id)) {
+        bench.fill(1)
+        assert.ok(bench.stats.fillsInFlight <= 128)
+      }
+      assert.deepEqual(bench.answered.slice(512), flood.slice(0, served + 1))
+      bench.release(id)
+    }
+    assert.equal(bench.stats.grantsWaiting, 0)
+    assert.equal(bench.pinned, 0)
+  })
+
+  test('a read above that quarter is served when no other is under way', () => {
+    const bench = new KeeperBench(256)
+    const blob = bench.open(1000)
+    const small = bench.read(blob, [0])
+    const large = bench.read(
+      blob,
+      Array.from({ length: 100 }, (_, page) => 1 + page),
+    )
+    assert.equal(bench.stats.fillsInFlight, 1)
+    bench.fill()
+    assert.ok(bench.isGranted(small))
+    assert.equal(bench.stats.fillsInFlight, 100)
+    while (bench.orders.length > 0) bench.fill()
+    assert.ok(bench.isGranted(large))
+  })
+
   test('the queue of waiting reads is bounded', () => {
     const bench = new KeeperBench(8, { maxWaiting: 2 })
     const blob = bench.open()

@@ -41,11 +41,11 @@ const MIB = 1024 * 1024
 const OWN = MIB / 8
 const NEVER = (): never => assert.fail('woken')
 
-test('one read counts a quarter at most, of the smallest budgets something', () => {
+test('one read counts 16 KiB at least and a quarter at most, of the smallest budgets something', () => {
   const budget = new Budget(4 * MIB)
   assert.deepEqual(
-    [1, MIB, MIB + 1, 32 * MIB].map((n) => budget.charge(n)),
-    [1, MIB, MIB, MIB],
+    [1, 16_384, 16_385, MIB, MIB + 1, 32 * MIB].map((n) => budget.charge(n)),
+    [16_384, 16_384, 16_385, MIB, MIB, MIB],
   )
   assert.equal(new Budget(1).charge(MIB), 1)
 })
