@@ -350,7 +350,10 @@ export const ROWS: readonly Row[] = [
         description: 'Fills that wait for the store.',
         kind: 'timeseries',
         unit: 'short',
-        queries: { fills: `sum(commonpage_cache_fills_inflight{${SELECT}})` },
+        queries: {
+          fills: `sum(commonpage_cache_fills_inflight{${SELECT}})`,
+          'reads waiting': `sum(commonpage_cache_reads_waiting{${SELECT}})`,
+        },
         width: 12,
       },
       {

@@ -17,7 +17,7 @@ export const CACHE_ERRORS = defineErrors({
     http: 504,
     nbd: 'EIO',
     exit: 1,
-    doc: 'The store did not deliver a page, or readers did not free memory for it, before the deadline.',
+    doc: 'The store did not deliver a page, or the read did not come to its turn in the line for memory, before the deadline.',
   },
   ERR_CACHE_FILL_FAILED: {
     http: 502,

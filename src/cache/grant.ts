@@ -14,6 +14,10 @@ export class Grant {
   /** Frames pinned on the reader's behalf, by position; -1: not yet. */
   readonly frames: number[]
   readonly how: number[]
+  /** Pages that were neither in memory nor on their way when the keeper looked last. */
+  absent = 0
+  /** The first of them, as the keeper names it. */
+  lack = ''
   #missing: number
 
   constructor(reader: number, request: ReadRequest, deadlineMs: number) {

@@ -6,7 +6,7 @@
  *
  * Grants are all or nothing and first come, first served: a read that needs frames when none can be had waits,
  * holding nothing, and no later read that needs frames overtakes it. So readers cannot block each other with
- * half of what they need.
+ * half of what they need. A read in line whose pages others bring in needs no frames any more, and leaves it.
  */
 import { AppError, counterRow, type ErrorRecord, toErrorRecord } from '../core/index.ts'
 import { type BlobKey, type BlobRecord, BlobTable, type OpenedBlob } from './blob-table.ts'
@@ -37,7 +37,10 @@ import { SampleReader } from './sample-ring.ts'
 export interface KeeperOptions {
   /** A read that is not granted by then fails with ERR_CACHE_FILL_TIMEOUT. */
   readonly fillTimeoutMs?: number
-  /** Reads that may wait for frames, for each reader; the next one fails with ERR_CACHE_OVERLOADED. */
+  /**
+   * Reads that may wait for frames: so many for each reader that there is, in all. The next one fails with
+   * ERR_CACHE_OVERLOADED.
+   */
   readonly maxWaiting?: number
   readonly policy?: (table: Int32Array) => CachePolicy
   /** Milliseconds of a monotonic clock. */
@@ -46,10 +49,10 @@ export interface KeeperOptions {
 
 const DEFAULT_FILL_TIMEOUT_MS = 30_000
 /**
- * More than a worker's NBD clients may have under way: 8 reads for each of 4096 connections, and 65,536 beyond these
- * (docs/reference/nbd.md). A waiting read takes less than a kilobyte here.
+ * More than a worker's NBD clients may have under way with the default limits: 4 reads for each of 4096 connections,
+ * and 32,768 beyond these (docs/reference/nbd.md). A waiting read takes about a kilobyte here, and four in its worker.
  */
-const DEFAULT_MAX_WAITING = 131_072
+const DEFAULT_MAX_WAITING = 65_536
 /** Readers unpin without telling: how often waiting reads look for frames again. */
 const WAITING_POLL_MS = 1
 /** How often deadlines and dropped blobs are looked at. */
@@ -79,6 +82,10 @@ export class Keeper implements KeeperCalls {
   /** Not answered yet. Those in #waiting hold nothing; the others have a frame for every page. */
   readonly #grants = new Set<Grant>()
   readonly #waiting = new Set<Grant>()
+  /** Those in #waiting, by the first page that each of them lacks. */
+  readonly #lacking = new Map<string, Set<Grant>>()
+  /** The last read that wanted frames found none. */
+  #isOutOfFrames = false
   readonly #drops = new Map<number, () => void>()
   readonly #fillTimeoutMs: number
   readonly #maxWaiting: number
@@ -263,28 +270,61 @@ export class Keeper implements KeeperCalls {
       }
     }
     if (absent.length > 0 && !(mayTakeFrames && this.#hasRoomFor(absent.length))) {
-      this.#unpin(grant)
+      this.#putOff(grant, absent.length, absent[0]?.position ?? 0)
       return false
     }
     const begun: Fill[] = []
     for (const { blob, position } of absent) {
       const fill = this.#fills.begin(blob, pages[2 * position + 1] ?? 0, 'demand', grant.imageId)
+      this.#isOutOfFrames = fill === undefined
       if (fill === undefined) {
         for (const other of begun) this.#fills.giveUp(other)
-        this.#unpin(grant)
+        this.#putOff(grant, absent.length, absent[0]?.position ?? 0)
         return false
       }
       begun.push(fill)
       fills.push({ fill, position, how: GRANTED.FILLED })
     }
+    this.#forgetLack(grant)
     for (const { fill, position, how } of fills) {
       grant.how[position] = how
       fill.waiters.set(grant, position)
       if (how === GRANTED.COALESCED) this.#queue.promote(fill)
     }
-    for (const fill of begun) this.#queue.push(fill)
+    for (const fill of begun) this.#begun(fill)
     if (grant.complete) this.#answer(grant)
     return true
+  }
+
+  /** Queues a new fill, and lets those in line who lacked its page join it, if they lack no other. */
+  #begun(fill: Fill): void {
+    this.#queue.push(fill)
+    if (this.#lacking.size === 0) return
+    for (const grant of this.#lacking.get(pageKey(fill.blob.blobNo, fill.pageNo)) ?? []) {
+      if (this.#admit(grant, false)) this.#leaveLine(grant)
+      else this.#noteLack(grant)
+    }
+  }
+
+  /** The read cannot be granted now: it holds nothing, and is known by the first of the pages that it lacks. */
+  #putOff(grant: Grant, absent: number, firstAbsent: number): void {
+    this.#unpin(grant)
+    this.#forgetLack(grant)
+    grant.absent = absent
+    const { pages } = grant
+    grant.lack = pageKey(pages[2 * firstAbsent] ?? 0, pages[2 * firstAbsent + 1] ?? 0)
+  }
+
+  #noteLack(grant: Grant): void {
+    const others = this.#lacking.get(grant.lack)
+    if (others === undefined) this.#lacking.set(grant.lack, new Set([grant]))
+    else others.add(grant)
+  }
+
+  #forgetLack(grant: Grant): void {
+    if (this.#lacking.size === 0) return
+    const others = this.#lacking.get(grant.lack)
+    if (others?.delete(grant) === true && others.size === 0) this.#lacking.delete(grant.lack)
   }
 
   /**
@@ -315,11 +355,13 @@ export class Keeper implements KeeperCalls {
       return
     }
     this.#waiting.add(grant)
+    this.#noteLack(grant)
     this.#counters[CACHE_COUNTER.GRANTS_WAITING] = this.#waiting.size
   }
 
   #leaveLine(grant: Grant): boolean {
     const waited = this.#waiting.delete(grant)
+    this.#forgetLack(grant)
     this.#counters[CACHE_COUNTER.GRANTS_WAITING] = this.#waiting.size
     return waited
   }
@@ -327,7 +369,11 @@ export class Keeper implements KeeperCalls {
   /** In order of arrival, up to the first that still lacks frames. */
   #admitWaiting(): void {
     for (const grant of this.#waiting) {
-      if (!this.#admit(grant, true)) break
+      if (!this.#hasRoomFor(grant.absent)) break
+      if (!this.#admit(grant, true)) {
+        this.#noteLack(grant)
+        break
+      }
       this.#leaveLine(grant)
     }
   }
@@ -341,10 +387,11 @@ export class Keeper implements KeeperCalls {
       const blob = this.#blobs.get(blobNo)
       if (blob === undefined || this.#checkPage(blob, blobNo, pageNo) !== undefined) continue
       if (this.#index.find(blobNo, pageNo) >= 0) continue
-      const room = this.#waiting.size === 0 && this.#fills.background < limit
+      const scarce = this.#isOutOfFrames && this.#waiting.size > 0
+      const room = !scarce && this.#fills.background < limit
       const fill = room ? this.#fills.begin(blob, pageNo, type, imageId) : undefined
       if (fill === undefined) count(this.#counters, CACHE_COUNTER.BACKGROUND_DROPPED)
-      else this.#queue.push(fill)
+      else this.#begun(fill)
     }
   }
 
@@ -364,7 +411,9 @@ export class Keeper implements KeeperCalls {
   #expire(now: number): void {
     for (const grant of this.#grants) {
       if (grant.deadlineMs > now) break
-      const what = this.#leaveLine(grant) ? 'no memory became free' : 'the store did not answer'
+      const what = this.#leaveLine(grant)
+        ? 'it came to no turn in the line for memory'
+        : 'the store did not answer'
       const message = `a read of ${grant.frames.length} pages failed: ${what} within ${this.#fillTimeoutMs} ms`
       this.#countError('ERR_CACHE_FILL_TIMEOUT')
       this.#refuse(grant, toErrorRecord(new AppError('ERR_CACHE_FILL_TIMEOUT', message)))
@@ -435,6 +484,10 @@ export class Keeper implements KeeperCalls {
       reader.post(answers)
     }
   }
+}
+
+function pageKey(blobNo: number, pageNo: number): string {
+  return `${blobNo}:${pageNo}`
 }
 
 function blobUnknown(blobNo: number): AppError {

@@ -31,7 +31,7 @@ const PIN_BUDGET_PART = 64
 const MIN_PIN_BUDGET_FRAMES = 4
 /** A flood of misses leaves the rest of the frames to the pages that are in memory. */
 const DEMAND_PART = 4
-/** What two fill threads have at hand: a tiny cache keeps them busy. */
+/** Twice what a fill thread has at hand: a tiny cache keeps it busy. */
 const MIN_DEMAND_FRAMES = 64
 /** Pages that nobody waits for take at most this part of the frames at a time. */
 const BACKGROUND_PART = 8

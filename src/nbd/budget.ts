@@ -10,7 +10,7 @@ const OWN_BYTES = 128 * 1024
  * What a read counts at least: one that waits costs its provider a place in its queues and as a rule a page of its
  * memory, however little it asks for. Thousands of small reads would else be let in for a few megabytes.
  */
-const MIN_CHARGE_BYTES = 16 * 1024
+const MIN_CHARGE_BYTES = 32 * 1024
 /**
  * The largest part of the budget that one read counts. A larger one does not wait, with everybody behind it, until all
  * others are done; replies of that size are streamed in pieces rather than held.

@@ -72,7 +72,7 @@ export const NBD_COUNTER = {
   CONNECTIONS: columns('connections'),
   /** Gauge: requests parsed whose reply is not written yet. */
   IN_FLIGHT: columns('in_flight'),
-  /** Gauge: bytes of those replies. */
+  /** Gauge: bytes of those replies, as NbdLimits.maxTotalInFlightBytes counts them. */
   IN_FLIGHT_BYTES: columns('in_flight_bytes'),
   /** + bucket index; seconds from receiving a READ to its reply being ready to write. */
   READ_LATENCY: columns(...buckets('read_latency', NBD_LATENCY_BUCKETS)),

@@ -31,9 +31,9 @@ export interface NbdLimits {
   readonly maxSwallowBytes: number
   /** Requests of one connection from their parsing until the last byte of their reply is written. */
   readonly maxInFlight: number
-  /** Bytes of those requests' replies. A single larger read is still served, alone. */
+  /** Bytes of those requests' replies, 32 KiB at least for each read. A single larger read is still served, alone. */
   readonly maxInFlightBytes: number
-  /** The same over all connections, beyond 128 KiB of each; one read counts 16 KiB at least, a quarter of it at most. */
+  /** The same over all connections, beyond 128 KiB of each; one read counts 32 KiB at least, a quarter of it at most. */
   readonly maxTotalInFlightBytes: number
   /** Milliseconds that the peer may leave a write (at most 768 KiB) untaken. */
   readonly slowReaderMs: number

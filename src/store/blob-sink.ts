@@ -9,7 +9,7 @@ import type { Digest } from '../core/index.ts'
 import { DIGEST_PAGE_BYTES } from './layout.ts'
 import { SpoolFile } from './spool-file.ts'
 
-/** 64 pages: each write is one system call of 1 MiB, each page lies whole inside the buffer. */
+/** 64 pages: each page lies whole inside the buffer. */
 const BUFFER_BYTES = 64 * DIGEST_PAGE_BYTES
 
 export class BlobSink implements Disposable {

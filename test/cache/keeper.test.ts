@@ -121,6 +121,55 @@ describe('Keeper', () => {
     assert.equal(bench.pinned, 0)
   })
 
+  test('who stands in line for a page that another brings in joins it there and then', () => {
+    const bench = new KeeperBench(256)
+    const blob = bench.open(2000)
+    const pages = (first: number, count: number) =>
+      Array.from({ length: count }, (_, i) => first + i)
+    const busy = bench.read(blob, pages(0, 64))
+    const first = bench.read(blob, pages(100, 32))
+    const others = [20, 30, 40].map((read) => bench.read(blob, pages(10 * read, 8)))
+    const joins = [bench.read(blob, [110]), bench.read(blob, [131, 101, 50])]
+    const lacks = bench.read(blob, [100, 500])
+    const gone = bench.read(blob, [105])
+    assert.equal(bench.stats.grantsWaiting, 8)
+    bench.cancel(gone)
+    bench.fill(32)
+    assert.equal(bench.stats.fillsInFlight, 64, 'the first of the line was let in')
+    assert.equal(bench.stats.grantsWaiting, 4, 'with those who lack nothing else')
+    bench.fill(32)
+    assert.deepEqual(bench.answered, [gone, busy])
+    while (bench.orders.length > 0) bench.fill(8)
+    assert.deepEqual(
+      [first, ...joins].map((id) => bench.isGranted(id)),
+      [true, true, true],
+    )
+    assert.ok([...others, lacks].every((id) => bench.isGranted(id)))
+    assert.deepEqual(bench.grant(joins[0] ?? 0).how, [GRANTED.COALESCED])
+    assert.equal(bench.stats.fills.demand, 64 + 32 + 24 + 1)
+    assert.equal(bench.stats.grantsWaiting, 0)
+  })
+
+  test('pages are read ahead beside a line that waits for the store, not beside one that waits for frames', () => {
+    const bench = new KeeperBench(256)
+    const blob = bench.open(2000)
+    for (let read = 0; read < 20; read++) {
+      bench.read(
+        blob,
+        Array.from({ length: 8 }, (_, page) => 8 * read + page),
+      )
+    }
+    assert.equal(bench.stats.grantsWaiting, 12)
+    bench.fetch('readahead', blob, [1000, 1001])
+    assert.equal(bench.stats.backgroundDropped, 0)
+    const small = new KeeperBench(8)
+    const other = small.open()
+    small.read(other, [0, 1, 2, 3, 4, 5, 6])
+    small.read(other, [10, 11])
+    small.fetch('readahead', other, [20])
+    assert.equal(small.stats.backgroundDropped, 1)
+  })
+
   test('a read above that quarter is served when no other is under way', () => {
     const bench = new KeeperBench(256)
     const blob = bench.open(1000)

@@ -108,6 +108,13 @@ export const CACHE_METRICS: readonly MetricDefinition[] = [
     ],
   },
   {
+    name: 'commonpage_cache_reads_waiting',
+    help: 'Reads that stand in line for frames: the store is slower than what clients ask for, or replies pin the frames.',
+    type: 'gauge',
+    labels: [],
+    sample: ({ cache }) => single(cache.grantsWaiting),
+  },
+  {
     name: 'commonpage_cache_overloads_total',
     help: 'Reads turned away because too many waited for frames.',
     type: 'counter',
