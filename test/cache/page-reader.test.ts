@@ -156,7 +156,7 @@ describe('PageReader', () => {
 
   test('a reply holds no more frames than twice those that its bytes would fill, and two', async () => {
     const frames = 1024
-    await using cache = new TestCache({ frames })
+    await using cache = new TestCache({ frames, threads: 1 })
     const bytes = patternBytes(frames * PAGE, 1)
     const blob = await cache.open(cache.source.add('a', bytes))
     const { reader } = cache
@@ -196,9 +196,11 @@ describe('PageReader', () => {
     }
     const kept: Lease[] = []
     const easy = reader.pinBudgetBytes
-    for (let at = (frames / 2) * PAGE; reader.pinBudgetBytes === easy; at += easy) {
-      kept.push(await reader.read(runs([blob, at, easy]), context()))
+    const end = frames * PAGE
+    for (let at = end / 2; at < end; at += easy) {
+      kept.push(await reader.read(runs([blob, at, Math.min(easy, end - at)]), context()))
     }
+    assert.equal(pinnedBytes(cache.memory), end / 2)
     const pinned = pinnedBytes(cache.memory)
     for (const [pages, held] of [
       [4, 4],
@@ -272,8 +274,12 @@ describe('PageReader', () => {
       lease.release()
     }
     assert.ok(Math.max(...pieces) <= reader.pinBudgetBytes)
-    // Who asked for the whole of it before gets it whole.
-    ;(await reader.read(runs([blob, 0, easy]), context())).release()
+    // Who asked for the whole of it before gets it whole, in frames up to half of all.
+    {
+      using lease = await reader.read(runs([blob, 0, easy]), context())
+      assert.equal(lease.byteLength, easy)
+      assert.ok(lease.pinnedBytes >= easy)
+    }
     for (const lease of kept) {
       lease.release()
       lease.release()
