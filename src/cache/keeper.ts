@@ -50,7 +50,7 @@ export interface KeeperOptions {
 const DEFAULT_FILL_TIMEOUT_MS = 30_000
 /**
  * More than a worker's NBD clients may have under way with the default limits: 4 reads for each of 4096 connections,
- * and 32,768 beyond these (docs/reference/nbd.md). A waiting read takes about a kilobyte here, and four in its worker.
+ * and 32,768 beyond these (docs/reference/nbd.md).
  */
 const DEFAULT_MAX_WAITING = 65_536
 /** Readers unpin without telling: how often waiting reads look for frames again. */

@@ -41,13 +41,13 @@ const zeroes = Buffer.alloc(ZERO_BYTES)
 const MAX_SPARE_PLANS = 64
 /** Leases of all readers may hold this part of the frames before further ones become small. */
 const EASY_PART = 4
-/**
- * And this part, before replies that had been on their way by then are copied. Copies come on top of the cache: when
- * hundreds of cold clients got their first pages, they took 60 MiB beside one of 128.
- */
-const LEASED_PART = 2
 /** Frames of a lease from then on: enough to keep a socket busy, and 1,024 stalled clients hold 64 MiB. */
 const SCARCE_FRAMES = 4
+/**
+ * Leases may hold this part before larger replies that are on their way by then are copied. Copies come on top of the
+ * cache: when hundreds of cold clients got their first pages, they took 60 MiB beside one of 128.
+ */
+const LEASED_PART = 2
 /**
  * Connections are limited by the bytes of their replies. So that this limits frames as well, a lease holds at most
  * twice the frames that its bytes would fill, and two for its ends; what has smaller pieces of more pages is copied.

@@ -194,8 +194,9 @@ export class BlobStore {
     const indexPath = staged + INDEX_SUFFIX
     using sink = new BlobSink(staged)
     try {
-      for await (const piece of createReadStream(path, { highWaterMark: IMPORT_CALL_BYTES }))
+      for await (const piece of createReadStream(path, { highWaterMark: IMPORT_CALL_BYTES })) {
         sink.write(piece as Buffer)
+      }
       const size = sink.size
       const found = sink.finish()
       if (found.digest !== digest) throw corrupt(`blob ${digest}`, `its bytes are ${found.digest}`)
