@@ -2,11 +2,12 @@
  * The HTTP API as the commands use it: requests with a deadline, problem documents turned into AppErrors,
  * and connection failures that say which URL was tried and where it came from. It knows no command.
  */
-import { request as httpRequest } from 'node:http'
 import type { ClientRequest, IncomingMessage, OutgoingHttpHeaders } from 'node:http'
-import { request as httpsRequest } from 'node:https'
 
 import { AppError, formatDuration, formatSize, MIB } from '../../core/index.ts'
+
+const { request: httpRequest } = process.getBuiltinModule('node:http')
+const { request: httpsRequest } = process.getBuiltinModule('node:https')
 
 export const DEFAULT_SERVER = 'http://127.0.0.1:8080'
 export const SERVER_VARIABLE = 'COMMONPAGE_SERVER'

@@ -3,12 +3,13 @@
  * The refusal takes its turn behind the answers that the connection still owes, and ends the connection.
  */
 import type { Socket } from 'node:net'
-import { STATUS_CODES } from 'node:http'
 
 import { AppError } from '../../core/index.ts'
 import { LINGER_MS, MAX_HEADER_BYTES } from './limits.ts'
 import { afterAnswers, pendingResponse } from './pipeline.ts'
 import { problemResponse } from './problem.ts'
+
+const { STATUS_CODES } = process.getBuiltinModule('node:http')
 
 /** Connections that are being refused: node reports each further chunk that they send. */
 const refused = new WeakSet<Socket>()

@@ -2,11 +2,11 @@
  * The one place where an error becomes an HTTP answer: RFC 9457 problem details with a stable code, a hint
  * and the request's id. It decides what a client may see; logging is the caller's.
  */
-import { STATUS_CODES } from 'node:http'
-
 import { AppError, isAppError } from '../../core/index.ts'
 import type { HttpErrorCode } from './errors.ts'
 import type { Problem } from './schemas.ts'
+
+const { STATUS_CODES } = process.getBuiltinModule('node:http')
 
 export const PROBLEM_TYPE = 'application/problem+json; charset=utf-8'
 /** Path under which the codes are explained; `type` links there. */

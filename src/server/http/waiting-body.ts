@@ -2,7 +2,7 @@
  * Requests whose bodies cost what they carry while nobody reads them: behind another answer of their connection, or
  * while the file of an upload stands still. node keeps each piece as it came, and counts its bytes only.
  */
-import { IncomingMessage } from 'node:http'
+const { IncomingMessage } = process.getBuiltinModule('node:http')
 
 const FIRST_JOINED_BYTES = 1_024
 
