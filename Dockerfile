@@ -13,7 +13,7 @@ RUN npm ci --ignore-scripts --omit=dev && rm node_modules/nbd-server-ts && cp -R
 FROM node:24-bookworm-slim
 COPY --from=build /app /app
 RUN ln -s /app/bin/commonpage.js /usr/local/bin/commonpage && install -d -o node -g node /data
-ENV MALLOC_ARENA_MAX=1 MALLOC_MMAP_THRESHOLD_=65536 MALLOC_TRIM_THRESHOLD_=131072
+ENV MALLOC_ARENA_MAX=1 MALLOC_MMAP_THRESHOLD_=16384 MALLOC_TRIM_THRESHOLD_=131072
 ENV NODE_ENV=production COMMONPAGE_DATA=/data COMMONPAGE_HTTP__LISTEN=0.0.0.0:8080 COMMONPAGE_NBD__LISTEN=0.0.0.0:10809
 USER node
 VOLUME /data

@@ -5,7 +5,8 @@ import { AppError, isAppError, toErrorRecord } from '../core/index.ts'
 import type { Job } from './http/index.ts'
 import type { ImportProcesses } from './import-processes.ts'
 
-const MAX_REMEMBERED = 1000
+/** Some 4 KiB each. */
+const MAX_REMEMBERED = 256
 
 type Outcome = 'done' | 'failed' | 'cancelled'
 
