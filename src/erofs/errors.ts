@@ -48,6 +48,12 @@ export const EROFS_ERRORS = defineErrors({
     exit: 1,
     doc: 'Data lies on a device that was not given: import the image with all its devices, in slot order.',
   },
+  ERR_EROFS_TOO_LARGE: {
+    http: 422,
+    nbd: 'EIO',
+    exit: 1,
+    doc: 'A tree does not fit into one EROFS image: more than 16 TiB, or attributes beyond all measure.',
+  },
   ERR_EROFS_OUT_OF_BOUNDS: {
     ...CORRUPT,
     doc: 'A structure or file data lies outside of its device.',

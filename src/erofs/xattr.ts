@@ -181,6 +181,27 @@ const BASE_PREFIXES: ReadonlyMap<number, { readonly bytes: Uint8Array; readonly 
     ).map(([index, text, listed]) => [index, { bytes: new TextEncoder().encode(text), listed }]),
   )
 
+/**
+ * The prefix index and the rest of a full name; undefined for a namespace that has no index.
+ * (fs/erofs/xattr.h: erofs_xattr_prefix; the access control lists are whole names.)
+ */
+export function splitXattrName(
+  name: Uint8Array,
+): { readonly index: number; readonly rest: Uint8Array } | undefined {
+  for (const [index, { bytes, listed }] of BASE_PREFIXES) {
+    if (!listed || Buffer.compare(name.subarray(0, bytes.byteLength), bytes) !== 0) continue
+    const rest = name.subarray(bytes.byteLength)
+    const isWhole = WHOLE_NAMES.has(index)
+    if (isWhole === (rest.byteLength === 0)) return { index, rest }
+  }
+  return undefined
+}
+
+const WHOLE_NAMES: ReadonlySet<number> = new Set([
+  EROFS_XATTR_INDEX.POSIX_ACL_ACCESS,
+  EROFS_XATTR_INDEX.POSIX_ACL_DEFAULT,
+])
+
 function bad(message: string): Error {
   return erofsError('ERR_EROFS_BAD_XATTR', `bad extended attributes: ${message}`)
 }
