@@ -65,6 +65,14 @@ export const DEBIAN_PACKAGES: readonly DebianPackage[] = [
     commands: ['getfattr', 'setfattr'],
     neededFor: 'comparing extended attributes of a mount',
   },
+  { name: 'xz-utils', commands: ['xz'], neededFor: 'archives to import' },
+  { name: 'zstd', commands: ['zstd'], neededFor: 'archives to import' },
+  {
+    name: 'umoci',
+    commands: ['umoci'],
+    neededFor: 'making OCI images, and unpacking them to compare',
+  },
+  { name: 'skopeo', commands: ['skopeo'], neededFor: 'OCI images in the forms of others' },
   { name: 'strace', commands: ['strace'], neededFor: 'counting system calls and injecting faults' },
   {
     name: 'prometheus',

@@ -45,7 +45,11 @@ export const CLI_ERRORS = defineErrors({
   },
   ERR_CLI_FILE_CHANGED: {
     exit: EXIT.failure,
-    doc: 'A file became shorter while it was sent. Nothing was imported.',
+    doc: 'A file or a directory changed while it was sent. Nothing was imported.',
+  },
+  ERR_CLI_PROGRAM_MISSING: {
+    exit: EXIT.failure,
+    doc: 'A program of this machine that the command needs is not installed.',
   },
   ERR_CLI_IMPORT_FAILED: {
     exit: EXIT.failure,

@@ -71,29 +71,80 @@ export function buildProgram(options: ProgramOptions): Command {
 
 function addImport(program: Command, invoke: Invoke): void {
   const group = program.command('import').description('bring an image into the store')
-  const command: Command = group
-    .command('erofs')
-    .description('import an EROFS image, with the devices that it refers to')
-    .addHelpText(
-      'before',
-      examples(
-        'commonpage import erofs base.erofs demo/base:1',
-        'commonpage import erofs meta.erofs --device data.blob demo/app:2',
-      ),
-    )
-    .argument('<FILE>', 'the image: its first device')
-    .argument('<REF>', REF_HELP)
+  const erofs = importCommand(
+    group,
+    'erofs',
+    'import an EROFS image, with the devices that it refers to',
+    [
+      'commonpage import erofs base.erofs demo/base:1',
+      'commonpage import erofs meta.erofs --device data.blob demo/app:2',
+    ],
+    ['<FILE>', 'the image: its first device'],
+  )
     .option('--device <FILE>', 'an extra device; repeat it in slot order', repeatable)
+    .action(async (file: string, ref: string) => {
+      const { runImportErofs } = await import('./commands/import-erofs.ts')
+      await runImportErofs(invoke(erofs), file, ref, erofs.opts())
+    })
+  const dir = importCommand(
+    group,
+    'dir',
+    'make an image of a directory: what is in it, at the root of the image',
+    ['commonpage import dir ./rootfs demo/base:1'],
+    ['<DIR>', 'the directory; GNU tar reads it'],
+  ).action(async (directory: string, ref: string) => {
+    const { runImportDir } = await import('./commands/import-dir.ts')
+    await runImportDir(invoke(dir), directory, ref, dir.opts())
+  })
+  const oci = importCommand(
+    group,
+    'oci',
+    'make an image of an OCI or docker image: its layers on each other, with its configuration',
+    [
+      'commonpage import oci ./layout:latest apps/web:1',
+      'podman save --format oci-archive web > web.tar; commonpage import oci web.tar apps/web:1',
+    ],
+    ['<LAYOUT[:TAG]>', 'an OCI layout, or an archive of one, or of docker save'],
+  )
+    .option('--platform <OS/ARCH>', "of an image for several platforms (default: the server's)")
+    .action(async (source: string, ref: string) => {
+      const { runImportOci } = await import('./commands/import-oci.ts')
+      await runImportOci(invoke(oci), source, ref, oci.opts())
+    })
+  const tar = importCommand(
+    group,
+    'tar',
+    'make an image of the tree in a tar archive: plain, or of gzip, zstd or xz',
+    [
+      'commonpage import tar rootfs.tar.gz demo/base:1',
+      'git archive HEAD | commonpage import tar - demo/sources:1',
+    ],
+    ['<FILE>', 'the archive; - is standard input'],
+  ).action(async (file: string, ref: string) => {
+    const { runImportTar } = await import('./commands/import-tar.ts')
+    await runImportTar(invoke(tar), file, ref, tar.opts())
+  })
+}
+
+function importCommand(
+  group: Command,
+  name: string,
+  description: string,
+  lines: readonly string[],
+  source: readonly [string, string],
+): Command {
+  return group
+    .command(name)
+    .description(description)
+    .addHelpText('before', examples(...lines))
+    .argument(...source)
+    .argument('<REF>', REF_HELP)
     .addOption(
       new Option('--progress <MODE>', 'how progress is shown on stderr')
         .choices([...PROGRESS_MODES])
         .default('auto'),
     )
     .addOption(jsonOption())
-    .action(async (file: string, ref: string) => {
-      const { runImportErofs } = await import('./commands/import-erofs.ts')
-      await runImportErofs(invoke(command), file, ref, command.opts())
-    })
 }
 
 function addImage(program: Command, invoke: Invoke): void {

@@ -28,20 +28,32 @@ export async function findProgram(
   return undefined
 }
 
+interface RunOptions {
+  readonly signal: AbortSignal
+  readonly timeoutMs: number
+  readonly env?: Readonly<Record<string, string | undefined>>
+}
+
 /** Rejects when the program fails, is stopped by the signal, or does not end in time. */
 export async function runProgram(
   path: string,
   args: readonly string[],
-  options: {
-    readonly signal: AbortSignal
-    readonly timeoutMs: number
-    readonly env?: Readonly<Record<string, string | undefined>>
-  },
+  options: RunOptions,
 ): Promise<void> {
-  await execute(path, args, {
+  await outputOfProgram(path, args, options)
+}
+
+/** What it writes to standard output; rejects as runProgram. */
+export async function outputOfProgram(
+  path: string,
+  args: readonly string[],
+  options: RunOptions,
+): Promise<string> {
+  const { stdout } = await execute(path, args, {
     signal: options.signal,
     timeout: options.timeoutMs,
     maxBuffer: MAX_OUTPUT_BYTES,
     ...(options.env === undefined ? {} : { env: options.env }),
   })
+  return stdout
 }

@@ -82,6 +82,16 @@ export const IMAGE_ERRORS = defineErrors({
     exit: 1,
     doc: 'The files of an image refer to so many runs of blocks that following them would not end. The image is cut at fixed offsets.',
   },
+  ERR_IMPORT_ARCHIVE: {
+    http: 422,
+    exit: 1,
+    doc: 'An archive is compressed in a way that is not supported, or its compressed bytes are damaged or cut short.',
+  },
+  ERR_IMPORT_TREE: {
+    http: 422,
+    exit: 1,
+    doc: 'An archive describes what cannot be a file tree: a path that leads out of it, or a hard link to nothing.',
+  },
   ERR_IMPORT_VERIFY: {
     http: 500,
     exit: 6,

@@ -28,6 +28,8 @@ export interface ImageRecord {
   /** The primary first. */
   readonly devices: readonly DeviceRecord[]
   readonly origin: Readonly<Record<string, unknown>>
+  /** Of an OCI image: its platform, and what runs in a container of it (image specification, "config"). */
+  readonly oci?: Readonly<Record<string, unknown>>
 }
 
 /** The bytes that are hashed and stored: JSON with sorted keys, no spaces, no line end. */
@@ -37,6 +39,7 @@ export function encodeImageRecord(record: ImageRecord): Buffer {
       mediaType: IMAGE_RECORD_TYPE,
       devices: record.devices,
       origin: record.origin,
+      oci: record.oci,
     }),
   )
 }
@@ -54,12 +57,17 @@ export function decodeImageRecord(bytes: Uint8Array, digest: Digest): ImageRecor
   if (!isObject(value) || value['mediaType'] !== IMAGE_RECORD_TYPE) {
     throw invalid(digest, `its mediaType is not ${IMAGE_RECORD_TYPE}`)
   }
-  const { devices, origin } = value
+  const { devices, origin, oci } = value
   if (!Array.isArray(devices) || devices.length < 1 || devices.length > MAX_DEVICES) {
     throw invalid(digest, `it does not have 1 to ${MAX_DEVICES} devices`)
   }
   if (!isObject(origin)) throw invalid(digest, 'it has no origin')
-  return { devices: devices.map((device: unknown) => decodeDevice(device, digest)), origin }
+  if (oci !== undefined && !isObject(oci)) throw invalid(digest, 'its oci is no object')
+  return {
+    devices: devices.map((device: unknown) => decodeDevice(device, digest)),
+    origin,
+    ...(oci === undefined ? {} : { oci }),
+  }
 }
 
 function decodeDevice(value: unknown, digest: Digest): DeviceRecord {

@@ -7,9 +7,11 @@ import { constants, setPriority } from 'node:os'
 
 import { toErrorRecord } from '../core/index.ts'
 import { openStore } from '../store/index.ts'
+import { importOci } from './build/import-oci.ts'
+import { importTar } from './build/import-tar.ts'
 import type { FileReport, FromImportProcess, ToImportProcess } from './import-messages.ts'
 import { digestFile, storeFile } from './import/hash-file.ts'
-import type { ImportSummary } from './import/import-erofs.ts'
+import type { ImportSummary } from './import/store-image.ts'
 import { importErofs } from './import/import-erofs.ts'
 import type { ImportProgress } from './import/progress.ts'
 
@@ -27,8 +29,12 @@ async function perform(task: ToImportProcess): Promise<ImportSummary | FileRepor
   }
   const options = { ...task, store, signal: cancelled.signal, onProgress }
   switch (options.work) {
-    case 'import':
+    case 'import-erofs':
       return await importErofs(options)
+    case 'import-tar':
+      return await importTar(options)
+    case 'import-oci':
+      return await importOci(options)
     case 'blob':
       return await storeFile(options)
     case 'digest':

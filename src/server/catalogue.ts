@@ -252,6 +252,7 @@ export class Catalogue {
         extents: facts[i]?.extents ?? 0,
       })),
       origin: { ...record.origin },
+      ...(record.oci === undefined ? {} : { oci: { ...record.oci } }),
       filesystem: primary?.parsedAsErofs === true ? 'erofs' : 'unknown',
       inodes: primary?.inodes ?? 0,
       ...(updatedAt === undefined ? {} : { updatedAt }),

@@ -5,7 +5,7 @@
 import type { KeeperClient } from '../cache/index.ts'
 import type { Digest, Ref } from '../core/index.ts'
 import { AppError, formatRef, isDomain } from '../core/index.ts'
-import type { ImportSummary } from '../images/index.ts'
+import type { ImportDevice, ImportSummary } from '../images/index.ts'
 import type { RefRecord, Store } from '../store/index.ts'
 import type { Catalogue } from './catalogue.ts'
 import type { BlobDescriptor } from './data-plane.ts'
@@ -170,16 +170,17 @@ export class MainControlPlane implements ControlPlane {
       const device = uploads.takeParked(domain, digest, times)
       if (device !== undefined) parked.set(digest, device)
     }
-    const devices: ({ path: string } | { digest: Digest })[] = [
+    const devices: ImportDevice[] = [
       { path: primary.staged.path },
       ...request.devices.map((digest) => {
         const device = parked.get(digest)
         return device === undefined ? { digest } : { path: device.path }
       }),
     ]
+    const work = workOf(request, devices)
     const job = jobs.add<ImportSummary>({
       ref: formatRef(request.ref),
-      start: { ...this.#work(domain), work: 'import', devices, format: request.format },
+      start: { ...this.#work(domain), ...work },
       publish: async (summary) => {
         const { sharedWith, notes } = summary
         const report = {
@@ -287,6 +288,23 @@ export class MainControlPlane implements ControlPlane {
   #bump(): void {
     Atomics.add(this.#options.epoch, 0, 1)
     this.#options.catalogue.changed()
+  }
+}
+
+/** What the import process is told to do. @param devices the upload first */
+function workOf(
+  { format, wanted = {} }: Omit<ImportRequest, 'upload'>,
+  devices: readonly ImportDevice[],
+): Readonly<Record<string, unknown>> {
+  const [upload] = devices
+  switch (format) {
+    case 'erofs':
+      return { work: 'import-erofs', devices }
+    case 'tar':
+      return { work: 'import-tar', ...upload }
+    case 'oci-archive':
+    case 'docker-archive':
+      return { work: 'import-oci', ...upload, wanted }
   }
 }
 

@@ -4,6 +4,7 @@
  * and is reached from workers by messages. Front ends know these interfaces only, so each can be tested
  * against an implementation in memory.
  */
+import type { WantedImage } from '../oci/index.ts'
 import type { Digest, Ref } from '../core/index.ts'
 import type { DataHandle, ImageView } from '../images/index.ts'
 import type { Preconditions } from './http/conditional.ts'
@@ -32,12 +33,17 @@ export interface StagedUpload {
   readonly sizeBytes: number
 }
 
+export const IMPORT_FORMATS = ['erofs', 'tar', 'oci-archive', 'docker-archive'] as const
+export type ImportFormat = (typeof IMPORT_FORMATS)[number]
+
 export interface ImportRequest {
   readonly ref: Ref
-  readonly format: 'erofs'
+  readonly format: ImportFormat
   readonly upload: StagedUpload
-  /** Blobs uploaded before, in slot order. */
+  /** Blobs uploaded before, in slot order: of the format erofs only. */
   readonly devices: readonly Digest[]
+  /** Which image of an archive. */
+  readonly wanted?: WantedImage
   /** Of the tag, when it is set at the end. */
   readonly preconditions?: Preconditions
 }

@@ -12,6 +12,7 @@ import { isStagedBy, stagingName } from './local-engine.ts'
 import { ManifestStore } from './manifest-store.ts'
 import { MapStore } from './map-store.ts'
 import { RefStore } from './ref-store.ts'
+import { SpoolFile } from './spool-file.ts'
 import type { SpaceLedger } from './space-ledger.ts'
 import { StagedUpload } from './staged-upload.ts'
 import type { StorageEngine } from './storage-engine.ts'
@@ -81,6 +82,12 @@ export class DomainStore {
       throw error
     }
     return await StagedUpload.create(path.join(folder, stagingName()), maxBytes, release)
+  }
+
+  /** A file for what an import puts together before it is stored. Dispose of it. @throws ERR_STORE_FULL, ERR_STORE_WRITE_FAILED */
+  async createSpool(): Promise<SpoolFile> {
+    const folder = await this.#options.engine.stagingFolder(`${blobsPrefix(this.name)}upload`)
+    return new SpoolFile(path.join(folder, stagingName()))
   }
 
   /**

@@ -44,10 +44,9 @@ async function killedImport(
   const { dataDir } = store
   const start: ToImportProcess = {
     type: 'start',
-    work: 'import',
+    work: 'import-erofs',
     dataDir,
     domain: DOMAIN,
-    format: 'erofs',
     devices: [{ path }],
   }
   child.send(start)

@@ -68,8 +68,7 @@ describe('the import process', () => {
     const path = await writeSource(store, image ?? assert.fail())
     const { messages, ended } = start({
       ...base(store),
-      work: 'import',
-      format: 'erofs',
+      work: 'import-erofs',
       devices: [{ path }],
     })
     const { last, code } = await ended
@@ -89,8 +88,7 @@ describe('the import process', () => {
     const path = await writeSource(store, new Uint8Array(0))
     const { ended } = start({
       ...base(store),
-      work: 'import',
-      format: 'erofs',
+      work: 'import-erofs',
       devices: [{ path }],
     })
     const { last, code } = await ended
@@ -122,7 +120,7 @@ describe('the import process', () => {
     await using store = await testStore()
     const path = await largeSource(store)
     const before = await filesBelow(store.dataDir)
-    const started = start({ ...base(store), work: 'import', format: 'erofs', devices: [{ path }] })
+    const started = start({ ...base(store), work: 'import-erofs', devices: [{ path }] })
     await phase(started, 'writing')
     assert.equal(getPriority(started.child.pid ?? assert.fail()), constants.priority.PRIORITY_LOW)
     started.child.kill('SIGTERM')
@@ -141,7 +139,7 @@ describe('the import process', () => {
     await using store = await testStore()
     const path = await largeSource(store)
     const before = await filesBelow(store.dataDir)
-    const started = start({ ...base(store), work: 'import', format: 'erofs', devices: [{ path }] })
+    const started = start({ ...base(store), work: 'import-erofs', devices: [{ path }] })
     await phase(started, 'writing')
     started.child.disconnect()
     assert.equal((await started.ended).code, 0)

@@ -21,16 +21,17 @@ const ALLOWED: Readonly<Record<string, Allowance>> = {
   nbd: { values: [], types: [] },
   erofs: { values: ['core'], types: [] },
   cache: { values: ['core'], types: [] },
-  oci: { values: ['core'], types: [] },
+  tar: { values: ['core'], types: [] },
+  oci: { values: ['core', 'tar'], types: [] },
   store: { values: ['core', 'erofs', 'oci'], types: ['cache'] },
-  images: { values: ['core', 'erofs', 'cache', 'oci', 'store'], types: [] },
+  images: { values: ['core', 'erofs', 'cache', 'oci', 'store', 'tar'], types: [] },
   dashboard: { values: ['core'], types: ['server'] },
   server: {
-    values: ['core', 'nbd', 'erofs', 'cache', 'oci', 'store', 'images', 'dashboard'],
+    values: ['core', 'nbd', 'erofs', 'cache', 'oci', 'tar', 'store', 'images', 'dashboard'],
     types: [],
   },
-  // The command talks to a server over HTTP; `serve` alone starts one, and the demo reads over NBD.
-  cli: { values: ['core', 'nbd', 'server'], types: [] },
+  // The command talks to a server over HTTP; `serve` alone starts one, the demo reads over NBD, archives are sent.
+  cli: { values: ['core', 'nbd', 'server', 'tar'], types: [] },
 }
 
 /**

@@ -2,15 +2,15 @@
  * One import from local files: devices as blobs first, then the image, then its job to the end. The
  * `import` command and the demo share it.
  */
-import { basename } from 'node:path'
-
 import { AppError } from '../../core/index.ts'
 import type { Digest, Ref } from '../../core/index.ts'
 import type { ImportReport, Job } from '../../server/http/schemas.ts'
 import type { Progress } from '../render/progress.ts'
 import { ApiClient } from './client.ts'
 import { imagePath } from './routes.ts'
-import { openLocalFile, uploadFile } from './upload.ts'
+import type { BodySource } from './body-source.ts'
+import { openLocalFile } from './body-source.ts'
+import { uploadBody } from './upload.ts'
 
 /** Each poll is answered when the job ends or after this: often enough for a progress line. */
 const POLL = '1s'
@@ -37,22 +37,46 @@ export async function importErofs(
   for (const path of [...files.devices, files.image]) await assertReadable(path)
   const devices: Digest[] = []
   for (const path of files.devices) {
+    await using source = await openLocalFile(path)
     const blob = await send<{ digest: Digest }>(
       client,
       `/v1/blobs/${ref.domain}?park=true`,
-      path,
+      source,
       progress,
     )
     devices.push(blob.digest)
   }
   const parameters = new URLSearchParams({ format: 'erofs' })
   for (const digest of devices) parameters.append('device', digest)
-  const job = await send<Job>(
-    client,
-    `${imagePath(ref)}?${parameters.toString()}`,
-    files.image,
-    progress,
-  )
+  await using source = await openLocalFile(files.image)
+  return await importBody(client, ref, parameters, source, progress)
+}
+
+/**
+ * An archive, plain or compressed.
+ *
+ * @param parameters of the request: `format` and what goes with it
+ * @throws as importErofs, and what the source fails with
+ */
+export async function importArchive(
+  client: ApiClient,
+  ref: Ref,
+  parameters: Readonly<Record<string, string>>,
+  archive: BodySource,
+  progress: Progress,
+): Promise<ImportReport> {
+  return importBody(client, ref, new URLSearchParams(parameters), archive, progress)
+}
+
+async function importBody(
+  client: ApiClient,
+  ref: Ref,
+  parameters: URLSearchParams,
+  source: BodySource,
+  progress: Progress,
+): Promise<ImportReport> {
+  const path = `${imagePath(ref)}?${parameters.toString()}`
+  const job = await send<Job>(client, path, source, progress)
   return followJob(client, job, progress)
 }
 
@@ -63,12 +87,11 @@ async function assertReadable(path: string): Promise<void> {
 async function send<T>(
   client: ApiClient,
   path: string,
-  file: string,
+  source: BodySource,
   progress: Progress,
 ): Promise<T> {
-  await using opened = await openLocalFile(file)
-  progress.start(`sending ${basename(file)}`, opened.sizeBytes)
-  const answer = await uploadFile<T>(client, path, opened, (bytes) => progress.update(bytes))
+  progress.start(`sending ${source.name}`, source.sizeBytes ?? 0)
+  const answer = await uploadBody<T>(client, path, source, (bytes) => progress.update(bytes))
   progress.finish()
   return answer
 }

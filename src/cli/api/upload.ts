@@ -1,78 +1,33 @@
 /**
- * Sends a local file as the body of a POST. The server is asked first (`Expect: 100-continue`), so that a
+ * Sends bytes as the body of a POST. The server is asked first (`Expect: 100-continue`), so that a
  * full disk or a wrong reference costs no transfer; an answer that comes early stops the transfer.
  */
-import { constants } from 'node:fs'
-import { open } from 'node:fs/promises'
-import type { FileHandle } from 'node:fs/promises'
 import type { ClientRequest, IncomingMessage } from 'node:http'
 
-import { AppError, formatSize, KIB } from '../../core/index.ts'
+import { AppError } from '../../core/index.ts'
+import type { BodySource } from './body-source.ts'
 import type { ApiClient } from './client.ts'
 
 /** RFC 9110, 10.1.1: a client must not wait for 100 forever; servers before a proxy may never send it. */
 const CONTINUE_TIMEOUT_MS = 2000
-const PIECE_BYTES = 256 * KIB
 /** After the body is sent, the server hashes and syncs what it staged. */
 const PUBLISH_TIMEOUT_MS = 10 * 60_000
 
-export interface LocalFile extends AsyncDisposable {
-  readonly path: string
-  readonly sizeBytes: number
-  readonly handle: FileHandle
-}
-
-/** Opens a regular file. A fifo is refused like a directory, without waiting for its writer. @throws ERR_CLI_FILE_UNREADABLE */
-export async function openLocalFile(path: string): Promise<LocalFile> {
-  let handle: FileHandle
-  try {
-    handle = await open(path, constants.O_RDONLY | constants.O_NONBLOCK)
-  } catch (error) {
-    throw unreadable(path, reasonOf(error), error)
-  }
-  try {
-    const status = await handle.stat()
-    if (!status.isFile()) throw unreadable(path, 'it is not a regular file')
-    if (status.size === 0) throw unreadable(path, 'it is empty')
-    return {
-      path,
-      sizeBytes: status.size,
-      handle,
-      [Symbol.asyncDispose]: () => handle.close(),
-    }
-  } catch (error) {
-    await handle.close()
-    throw error
-  }
-}
-
-const REASONS: Readonly<Record<string, string>> = {
-  ENOENT: 'there is no such file',
-  ENOTDIR: 'there is no such file',
-  EACCES: 'permission denied',
-}
-
-function reasonOf(error: unknown): string {
-  if (!(error instanceof Error)) return String(error)
-  const code = 'code' in error ? String(error.code) : ''
-  return REASONS[code] ?? error.message
-}
-
 /**
- * POSTs the file and gives the JSON answer.
- * @throws ERR_CLI_FILE_CHANGED, and what ApiClient throws
+ * POSTs the bytes and gives the JSON answer.
+ * @throws what ApiClient throws, and what the source fails with: the server then has nothing
  */
-export async function uploadFile<T>(
+export async function uploadBody<T>(
   client: ApiClient,
   path: string,
-  file: LocalFile,
+  source: BodySource,
   onSent: (bytes: number) => void,
 ): Promise<T> {
   const request = client.start(path, {
     method: 'POST',
     headers: {
       'content-type': 'application/octet-stream',
-      'content-length': file.sizeBytes,
+      ...(source.sizeBytes === undefined ? {} : { 'content-length': source.sizeBytes }),
       expect: '100-continue',
     },
   })
@@ -81,7 +36,7 @@ export async function uploadFile<T>(
     await mayContinue(request, answered)
     const outcome = await Promise.race([
       answered.then((response) => ({ response })),
-      sendBody(request, file, onSent, client.signal),
+      sendBody(request, source, onSent, client.signal),
     ])
     // an answer before the end of the body is a refusal; the rest of the body stays here
     const response = outcome?.response ?? (await answered)
@@ -132,26 +87,18 @@ async function mayContinue(
 /** Resolves with nothing when the whole body is handed over, or when the connection is gone. */
 async function sendBody(
   request: ClientRequest,
-  file: LocalFile,
+  source: BodySource,
   onSent: (bytes: number) => void,
   signal: AbortSignal,
 ): Promise<undefined> {
-  let offset = 0
-  while (offset < file.sizeBytes) {
+  let sent = 0
+  for await (const piece of source.pieces()) {
     signal.throwIfAborted()
-    // each piece is handed to the socket, which keeps it until it is written
-    const piece = Buffer.allocUnsafe(Math.min(PIECE_BYTES, file.sizeBytes - offset))
-    const { bytesRead } = await file.handle.read(piece, 0, piece.length, offset)
-    if (bytesRead === 0) {
-      throw new AppError(
-        'ERR_CLI_FILE_CHANGED',
-        `${file.path} ended at ${formatSize(offset)} while it was sent, it was ${formatSize(file.sizeBytes)} before`,
-      )
-    }
     if (request.destroyed || request.writableEnded) return undefined
-    if (!request.write(piece.subarray(0, bytesRead))) await drained(request)
-    offset += bytesRead
-    onSent(offset)
+    // each piece is handed to the socket, which keeps it until it is written
+    if (!request.write(piece)) await drained(request)
+    sent += piece.length
+    onSent(sent)
   }
   request.end()
   return undefined
@@ -169,8 +116,4 @@ function drained(request: ClientRequest): Promise<void> {
     request.once('close', settle)
     request.once('response', settle)
   })
-}
-
-function unreadable(path: string, why: string, cause?: unknown): AppError {
-  return new AppError('ERR_CLI_FILE_UNREADABLE', `cannot read ${path}: ${why}`, { cause })
 }

@@ -23,7 +23,7 @@ import type { Invocation } from '../invocation.ts'
 import { listenRefusal } from '../ports.ts'
 import { Progress } from '../render/progress.ts'
 import { renderFields } from '../render/table.ts'
-import { summarizeReport } from './import-erofs.ts'
+import { summarizeReport } from '../render/import-report.ts'
 import { renderSharing } from './sharing.ts'
 
 export interface DemoOptions {

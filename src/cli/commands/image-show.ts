@@ -29,6 +29,29 @@ function showBytes(bytes: number): string {
   return `${formatSize(bytes)} (${formatCount(bytes)} bytes)`
 }
 
+/** What people ask for first; --json has the rest. */
+function ociFields(oci: Image['oci']): (readonly [string, string | undefined])[] {
+  if (oci === undefined) return []
+  const { platform, config } = oci
+  const fields = typeof config === 'object' && config !== null ? { ...config } : {}
+  const shown = Object.entries(fields).flatMap(([key, value]): [string, string][] => {
+    const name = SHOWN_CONFIG.get(key)
+    return name === undefined ? [] : [[name, escapeName(showConfig(value))]]
+  })
+  return [['platform', typeof platform === 'string' ? escapeName(platform) : undefined], ...shown]
+}
+
+const SHOWN_CONFIG: ReadonlyMap<string, string> = new Map([
+  ['Entrypoint', 'entrypoint'],
+  ['Cmd', 'command'],
+  ['User', 'user'],
+  ['WorkingDir', 'directory'],
+])
+
+function showConfig(value: unknown): string {
+  return typeof value === 'string' ? value : JSON.stringify(value)
+}
+
 export function renderImage(
   image: Image,
   style: Style,
@@ -62,6 +85,7 @@ export function renderImage(
       ['features', image.features?.map(escapeName).join(', ')],
       ['updated', image.updatedAt && `${image.updatedAt} (${relativeTime(image.updatedAt, now)})`],
       ['origin', origin.length === 0 ? undefined : origin.join(', ')],
+      ...ociFields(image.oci),
       ['NBD export', image.nbdExport],
     ],
     style,

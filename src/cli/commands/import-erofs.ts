@@ -1,88 +1,21 @@
 /** `import erofs`: streams an image to the server and says what of it was new. */
-import { formatSize, parseRef } from '../../core/index.ts'
-import type { ImportReport } from '../../server/http/schemas.ts'
 import { importErofs } from '../api/import.ts'
+import type { ImportOptions } from '../import-runner.ts'
+import { runImport } from '../import-runner.ts'
 import type { Invocation } from '../invocation.ts'
-import { parseProgressMode, Progress } from '../render/progress.ts'
-import { renderFields } from '../render/table.ts'
-import type { Style } from '../render/style.ts'
-import { escapeName, formatCount, shortDigestOf, shortRef } from '../render/text.ts'
 
-export interface ImportErofsOptions {
+export interface ImportErofsOptions extends ImportOptions {
   readonly device?: readonly string[]
-  readonly progress: string
 }
-
-/** Images that a report names before it says "and N others". */
-const NAMED_SHARERS = 3
 
 export async function runImportErofs(
   invocation: Invocation,
   file: string,
-  refText: string,
+  ref: string,
   options: ImportErofsOptions,
 ): Promise<void> {
-  const { client, context, output } = invocation
-  const ref = parseRef(refText)
-  const mode = output.quiet ? 'none' : parseProgressMode(options.progress)
-  const progress = new Progress({ mode, stream: context.stderr })
-  let report: ImportReport
-  try {
-    report = await importErofs(
-      client,
-      ref,
-      { image: file, devices: options.device ?? [] },
-      progress,
-    )
-  } catch (error) {
-    progress.clear()
-    if (invocation.signal.aborted) output.say('cancelled')
-    throw error
-  }
-  if (invocation.json) return output.printJson(report)
-  await output.print(renderReport(report, output.style))
-}
-
-export function renderReport(report: ImportReport, style: Style): string {
-  const fields = renderFields(
-    [
-      ['image', shortRef(report.ref)],
-      ['digest', shortDigestOf(report.digest)],
-      ['size', formatSize(report.sizeBytes)],
-      ['logical', formatSize(report.logicalBytes)],
-      ['new', formatSize(report.newBytes)],
-      ['shared', formatSize(report.sharedBytes)],
-      ['zero', report.zeroBytes === 0 ? undefined : formatSize(report.zeroBytes)],
-      ['inodes', formatCount(report.inodes)],
-    ],
-    style,
+  const files = { image: file, devices: options.device ?? [] }
+  await runImport(invocation, ref, options, (parsed, progress) =>
+    importErofs(invocation.client, parsed, files, progress),
   )
-  const notes = report.notes.map((note) => `${style.yellow('note:')} ${escapeName(note)}`)
-  return [fields, '', summarizeReport(report), ...notes].join('\n')
-}
-
-/** The report in one sentence. */
-export function summarizeReport(report: ImportReport): string {
-  const { newBytes, sharedBytes } = report
-  const name = shortRef(report.ref)
-  const sharers = sharersOf(report)
-  if (newBytes === 0) return `${name} added nothing: every byte of it was there${sharers}`
-  if (sharedBytes === 0)
-    return `${name} added ${formatSize(newBytes)}: nothing of it was there before`
-  if (sharers === '') {
-    return `${name} added ${formatSize(newBytes)}; ${formatSize(sharedBytes)} was there already or repeats inside it`
-  }
-  const share = Math.round((sharedBytes / (sharedBytes + newBytes)) * 100)
-  return `${name} added ${formatSize(newBytes)}; ${formatSize(sharedBytes)} (${share} %) was there already${sharers}`
-}
-
-function sharersOf(report: ImportReport): string {
-  const sharers = report.sharedWith.toSorted((a, b) => b.bytes - a.bytes)
-  if (sharers.length === 0) return ''
-  const named = sharers
-    .slice(0, NAMED_SHARERS)
-    .map(({ ref, bytes }) => `${shortRef(ref)} (${formatSize(bytes)})`)
-  const others = sharers.length - named.length
-  const more = others === 0 ? '' : ` and ${others} ${others === 1 ? 'other' : 'others'}`
-  return `, shared with ${named.join(', ')}${more}`
 }

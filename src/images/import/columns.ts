@@ -83,7 +83,7 @@ export function rowsInOrder(keys: Float64Array): Uint32Array {
 }
 
 /** First index of an ascending array whose value is greater than `value`; its length when there is none. */
-export function upperBound(sorted: Float64Array, value: number): number {
+export function upperBound(sorted: Float64Array | Uint32Array, value: number): number {
   let low = 0
   let high = sorted.length
   while (low < high) {

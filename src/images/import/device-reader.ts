@@ -4,11 +4,11 @@
  * the import process, where synchronous reads are the fastest ones. What the bytes mean is not known here.
  */
 import { createHash } from 'node:crypto'
-import { closeSync, fstatSync, openSync, readSync } from 'node:fs'
 
 import type { ByteSource, Digest } from '../../core/index.ts'
-import { checkRange, IMPORT_CALL_BYTES, KIB, MIB } from '../../core/index.ts'
+import { checkRange, KIB, MIB } from '../../core/index.ts'
 import { imageError } from '../errors.ts'
+import { SourceFile } from './source-file.ts'
 import type { DeviceSpan } from './metadata-cuts.ts'
 import { FIXED_PIECE_BYTES } from './metadata-cuts.ts'
 
@@ -18,9 +18,16 @@ const DATA_WINDOW_BYTES = MIB
 const SMALL_WINDOW_BYTES = 256 * KIB
 const SMALL_READ_BYTES = 4 * KIB
 
+/** The bytes of one device, wherever they are. Reads are synchronous. */
+export interface DeviceBytes extends Disposable {
+  /** Bytes. */
+  readonly size: number
+  /** Fills `target` from `position`; the range lies inside the device. @throws ERR_IMPORT_SOURCE */
+  read(target: Buffer, position: number): void
+}
+
 interface OpenDevice extends DeviceSpan {
-  readonly fd: number
-  readonly path: string
+  readonly bytes: DeviceBytes
 }
 
 interface Window {
@@ -43,22 +50,27 @@ export class DeviceReader implements Disposable {
 
   /** @throws ERR_IMPORT_SOURCE, ERR_IMPORT_EMPTY */
   static open(paths: readonly string[]): DeviceReader {
-    const open: OpenDevice[] = []
+    const files: SourceFile[] = []
     try {
-      let base = 0
-      for (const path of paths) {
-        const fd = openDevice(path)
-        open.push({ fd, path, base, size: fstatSync(fd).size })
-        const size = open.at(-1)?.size ?? 0
-        if (size === 0)
-          throw imageError('ERR_IMPORT_EMPTY', `device ${open.length - 1} has no bytes`)
-        base += (Math.ceil(size / FIXED_PIECE_BYTES) + 1) * FIXED_PIECE_BYTES
-      }
-      return new DeviceReader(open)
+      for (const path of paths) files.push(SourceFile.open(path))
+      return DeviceReader.of(files)
     } catch (error) {
-      for (const device of open) closeSync(device.fd)
+      for (const file of files) file[Symbol.dispose]()
       throw error
     }
+  }
+
+  /** Owns the devices once it is there. @throws ERR_IMPORT_EMPTY */
+  static of(devices: readonly DeviceBytes[]): DeviceReader {
+    let base = 0
+    const open = devices.map((bytes, index) => {
+      const { size } = bytes
+      if (size === 0) throw imageError('ERR_IMPORT_EMPTY', `device ${index} has no bytes`)
+      const device = { bytes, base, size }
+      base += (Math.ceil(size / FIXED_PIECE_BYTES) + 1) * FIXED_PIECE_BYTES
+      return device
+    })
+    return new DeviceReader(open)
   }
 
   /** Bytes of all devices. */
@@ -73,7 +85,7 @@ export class DeviceReader implements Disposable {
     const buffer = Buffer.allocUnsafe(DATA_WINDOW_BYTES) // overwritten by every read before it is used
     for (let at = 0; at < device.size;) {
       const length = Math.min(buffer.length, device.size - at)
-      readFully(device, buffer.subarray(0, length), at)
+      device.bytes.read(buffer.subarray(0, length), at)
       hasher.update(buffer.subarray(0, length))
       at += length
       yield length
@@ -108,14 +120,14 @@ export class DeviceReader implements Disposable {
       read(offset, length) {
         checkRange(device.size, offset, length)
         const bytes = Buffer.allocUnsafeSlow(length) // overwritten by the read
-        readFully(device, bytes, offset)
+        device.bytes.read(bytes, offset)
         return Promise.resolve(bytes)
       },
     }
   }
 
   [Symbol.dispose](): void {
-    for (const device of this.#open) closeSync(device.fd)
+    for (const device of this.#open) device.bytes[Symbol.dispose]()
   }
 
   #fill(window: Window, address: number, length: number): void {
@@ -126,7 +138,7 @@ export class DeviceReader implements Disposable {
     }
     window.length = 0
     const filled = Math.min(window.bytes.length, device.size - offset)
-    readFully(device, window.bytes.subarray(0, filled), offset)
+    device.bytes.read(window.bytes.subarray(0, filled), offset)
     window.start = address
     window.length = filled
   }
@@ -140,33 +152,4 @@ export class DeviceReader implements Disposable {
 
 function newWindow(size: number): Window {
   return { bytes: Buffer.allocUnsafeSlow(size), start: 0, length: 0 }
-}
-
-function openDevice(path: string): number {
-  try {
-    return openSync(path, 'r')
-  } catch (error) {
-    throw imageError('ERR_IMPORT_SOURCE', `cannot open the bytes to import`, { cause: error })
-  }
-}
-
-function readFully(device: OpenDevice, target: Buffer, position: number): void {
-  for (let done = 0; done < target.length;) {
-    let read: number
-    try {
-      const length = Math.min(target.length - done, IMPORT_CALL_BYTES)
-      read = readSync(device.fd, target, done, length, position + done)
-    } catch (error) {
-      throw imageError('ERR_IMPORT_SOURCE', `cannot read byte ${position + done} to import`, {
-        cause: error,
-      })
-    }
-    if (read === 0) {
-      throw imageError(
-        'ERR_IMPORT_SOURCE',
-        `the bytes to import end at ${position + done}, expected ${device.size}`,
-      )
-    }
-    done += read
-  }
 }

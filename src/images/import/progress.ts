@@ -6,11 +6,12 @@ import { setImmediate as nextTurn } from 'node:timers/promises'
 
 import { AppError } from '../../core/index.ts'
 
-export type ImportPhase = 'reading' | 'writing' | 'verifying' | 'publishing'
+export type ImportPhase =
+  'unpacking' | 'building' | 'reading' | 'writing' | 'verifying' | 'publishing'
 
 export interface ImportProgress {
   readonly phase: ImportPhase
-  /** Bytes of the devices that the phase has worked off. */
+  /** Bytes of the archive or the devices that the phase has worked off. */
   readonly doneBytes: number
   readonly totalBytes: number
 }
@@ -46,12 +47,18 @@ export class ProgressMeter {
     for (;;) {
       const step = steps.next()
       if (step.done === true) return step.value
-      this.#doneBytes += step.value
-      if (performance.now() - this.#lastReport < REPORT_INTERVAL_MS) continue
-      this.#say()
+      if (!this.advance(step.value)) continue
       await nextTurn()
       this.check()
     }
+  }
+
+  /** So many bytes more are worked off. @returns true when it said so: a good moment for a pause */
+  advance(bytes: number): boolean {
+    this.#doneBytes += bytes
+    if (performance.now() - this.#lastReport < REPORT_INTERVAL_MS) return false
+    this.#say()
+    return true
   }
 
   /** @throws ERR_ABORTED when the import was cancelled */

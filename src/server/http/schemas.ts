@@ -48,6 +48,12 @@ export const Image = Type.Object(
     sizeBytes: Bytes('size of the flattened view: devices without a unified address are not in it'),
     devices: Type.Array(Device),
     origin: Type.Record(Type.String(), Type.Unknown()),
+    oci: Type.Optional(
+      Type.Record(Type.String(), Type.Unknown(), {
+        description:
+          'of an OCI image: platform, and config as in its configuration (Entrypoint, Env, User, Labels, …)',
+      }),
+    ),
     filesystem: Type.Union([Type.Literal('erofs'), Type.Literal('unknown')], {
       description: 'unknown: the bytes could not be parsed and are served whole',
     }),

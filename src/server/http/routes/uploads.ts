@@ -14,6 +14,9 @@ import {
   isDomain,
   parseDigest,
 } from '../../../core/index.ts'
+import type { Platform, WantedImage } from '../../../oci/index.ts'
+import type { ImportFormat } from '../../planes.ts'
+import { IMPORT_FORMATS } from '../../planes.ts'
 import type { Preconditions } from '../conditional.ts'
 import { checkPreconditions, imageEtag, preconditionsOf } from '../conditional.ts'
 import type { App, HttpContext } from '../context.ts'
@@ -28,7 +31,23 @@ import { announcedSize, checkBodyIsWhole, receiveBody } from '../upload.ts'
 import { parseWait, waitForJob } from '../job-wait.ts'
 
 const ImportQuery = Type.Object({
-  format: Type.Optional(Type.String({ description: 'erofs: a whole EROFS image (the default)' })),
+  format: Type.Optional(
+    Type.String({
+      description:
+        'erofs: a whole EROFS image (the default); tar: an archive, plain or of gzip, zstd or xz, whose tree becomes an image; oci-archive, docker-archive: an OCI layout as a tar archive, or what docker saved',
+    }),
+  ),
+  tag: Type.Optional(
+    Type.String({
+      description: 'which image of an oci-archive or docker-archive, if it has several',
+    }),
+  ),
+  platform: Type.Optional(
+    Type.String({
+      description:
+        'OS/ARCHITECTURE[/VARIANT] of an image for several; the default is that of the server',
+    }),
+  ),
   device: Type.Optional(
     Type.Union([Type.String(), Type.Array(Type.String(), { maxItems: MAX_IMPORT_DEVICES })], {
       description:
@@ -69,11 +88,12 @@ export function registerUploadRoutes(app: App, context: HttpContext): void {
       'importImage',
       {
         description:
-          'The body is the image (device 0). Answers 202 with the job, or with ?wait= 201 with the report.',
+          'The body is the image (device 0), or the archive. Answers 202 with the job, or with ?wait= 201 with the report.',
         responses: { 201: ImportReport, 202: JobSchema },
         errors: [
           'ERR_REF_INVALID',
           'ERR_HTTP_FORMAT_UNSUPPORTED',
+          'ERR_IMPORT_DEVICES',
           'ERR_HTTP_PRECONDITION_FAILED',
           ...UPLOAD_ERRORS,
         ],
@@ -87,14 +107,22 @@ export function registerUploadRoutes(app: App, context: HttpContext): void {
     handler: async (request, reply) => {
       const ref = parseImagePath(pathOf(request.originalUrl))
       if (ref.digest !== undefined) throw importByDigest(formatRef(ref))
-      const { format = 'erofs', device = [], wait } = request.query
-      if (format !== 'erofs') throw unsupportedFormat(format)
+      const { format = 'erofs', device = [], wait, tag, platform } = request.query
+      if (!isImportFormat(format)) throw unsupportedFormat(format)
+      if (format !== 'erofs' && device.length > 0) throw devicesOfArchive(format)
+      const wanted = wantedImage(format, tag, platform)
       const devices = (Array.isArray(device) ? device : [device]).map((text) => parseDigest(text))
       const waitMs = parseWait(wait)
       const preconditions = preconditionsOf(request.headers)
       await checkBeforeBody(context, ref, preconditions)
       const job = await withUpload(context, request, reply, ref.domain, (id) =>
-        context.control.startImport(ref.domain, id, { ref, format, devices, preconditions }),
+        context.control.startImport(ref.domain, id, {
+          ref,
+          format,
+          devices,
+          wanted,
+          preconditions,
+        }),
       )
       void reply.header('Location', `/v1/jobs/${job.id}`)
       return waitMs === 0 ? reply.code(202).send(job) : answerWhenDone(context, reply, job, waitMs)
@@ -199,8 +227,46 @@ function emptyBody(): AppError {
 
 function unsupportedFormat(format: string): AppError {
   return new AppError('ERR_HTTP_FORMAT_UNSUPPORTED', `format '${format}' is not supported`, {
-    hint: 'format=erofs imports a whole EROFS image',
+    hint: `formats are ${IMPORT_FORMATS.join(' and ')}`,
   })
+}
+
+function isImportFormat(format: string): format is ImportFormat {
+  return (IMPORT_FORMATS as readonly string[]).includes(format)
+}
+
+/** @throws ERR_HTTP_REQUEST_INVALID */
+function wantedImage(format: ImportFormat, tag?: string, platform?: string): WantedImage {
+  if (tag === undefined && platform === undefined) return {}
+  if (format === 'erofs' || format === 'tar') {
+    throw new AppError(
+      'ERR_HTTP_REQUEST_INVALID',
+      `tag and platform choose an image of an archive of several, format ${format} has one`,
+    )
+  }
+  return {
+    ...(tag === undefined ? {} : { tag }),
+    ...(platform === undefined ? {} : { platform: parsePlatform(platform) }),
+  }
+}
+
+function parsePlatform(text: string): Platform {
+  const match = /^([a-z0-9]+)\/([a-z0-9_]+)(?:\/([a-z0-9.]+))?$/.exec(text)
+  const [, os, architecture, variant] = match ?? []
+  if (os === undefined || architecture === undefined) {
+    throw new AppError(
+      'ERR_HTTP_REQUEST_INVALID',
+      `platform '${text}' is not OS/ARCHITECTURE[/VARIANT], such as linux/arm64`,
+    )
+  }
+  return { os, architecture, ...(variant === undefined ? {} : { variant }) }
+}
+
+function devicesOfArchive(format: string): AppError {
+  return new AppError(
+    'ERR_IMPORT_DEVICES',
+    `an import of the format ${format} has no extra devices`,
+  )
 }
 
 function importByDigest(ref: string): AppError {
