@@ -47,6 +47,14 @@ export const CLI_ERRORS = defineErrors({
     exit: EXIT.failure,
     doc: 'A file or a directory changed while it was sent. Nothing was imported.',
   },
+  ERR_CLI_FILE_UNWRITABLE: {
+    exit: EXIT.failure,
+    doc: 'A local file cannot be written.',
+  },
+  ERR_CLI_DOWNLOAD: {
+    exit: EXIT.verification,
+    doc: 'What the server sent is not what was asked for, by its size or digest. Nothing was kept.',
+  },
   ERR_CLI_PROGRAM_MISSING: {
     exit: EXIT.failure,
     doc: 'A program of this machine that the command needs is not installed.',

@@ -139,12 +139,14 @@ function importCommand(
     .addHelpText('before', examples(...lines))
     .argument(...source)
     .argument('<REF>', REF_HELP)
-    .addOption(
-      new Option('--progress <MODE>', 'how progress is shown on stderr')
-        .choices([...PROGRESS_MODES])
-        .default('auto'),
-    )
+    .addOption(progressOption())
     .addOption(jsonOption())
+}
+
+function progressOption(): Option {
+  return new Option('--progress <MODE>', 'how progress is shown on stderr')
+    .choices([...PROGRESS_MODES])
+    .default('auto')
 }
 
 function addImage(program: Command, invoke: Invoke): void {
@@ -202,6 +204,25 @@ function addImage(program: Command, invoke: Invoke): void {
     .action(async (ref: string, path?: string) => {
       const { runImageTree } = await import('./commands/image-tree.ts')
       await runImageTree(invoke(tree), ref, path, tree.opts())
+    })
+  const exported: Command = group
+    .command('export')
+    .description('write an image to a file that mount, fsck.erofs and others take')
+    .addHelpText(
+      'before',
+      examples(
+        'commonpage image export demo/base:1 base.erofs',
+        'commonpage image export demo/app:2 app.erofs --devices',
+      ),
+    )
+    .argument('<REF>', REF_HELP)
+    .argument('<FILE>', 'what is written; zeros become holes')
+    .option('--devices', 'each device as a file of its own: FILE, FILE.1, FILE.2, …')
+    .addOption(progressOption())
+    .addOption(jsonOption())
+    .action(async (ref: string, file: string) => {
+      const { runImageExport } = await import('./commands/image-export.ts')
+      await runImageExport(invoke(exported), ref, file, exported.opts())
     })
   const cat: Command = group
     .command('cat')
