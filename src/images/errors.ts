@@ -80,7 +80,7 @@ export const IMAGE_ERRORS = defineErrors({
   ERR_IMPORT_TOO_COMPLEX: {
     http: 422,
     exit: 1,
-    doc: 'The files of an image refer to so many runs of blocks that following them would not end. The image is cut at fixed offsets.',
+    doc: 'The files of an image refer to so many runs of blocks that following them would not end: the image is cut at fixed offsets. Or an archive has more entries or longer files than can be laid out.',
   },
   ERR_IMPORT_ARCHIVE: {
     http: 422,

@@ -21,6 +21,9 @@ export interface PaxXattr {
 const EQUALS = 0x3d
 const NEWLINE = 0x0a
 
+/** A file's fields and attributes; the map of a sparse file in the form 0.0 has two for each range. */
+const MAX_RECORDS = 200_000
+
 /** @throws ERR_TAR_BAD_HEADER */
 export function decodePax(bytes: Buffer, offset: number): PaxRecord[] {
   const bad = (): Error =>
@@ -36,7 +39,7 @@ export function decodePax(bytes: Buffer, offset: number): PaxRecord[] {
       throw bad()
     }
     const equals = bytes.indexOf(EQUALS, space)
-    if (equals < 0 || equals >= end) throw bad()
+    if (equals < 0 || equals >= end || records.length >= MAX_RECORDS) throw bad()
     records.push({
       key: bytes.toString('latin1', space + 1, equals),
       value: Buffer.from(bytes.subarray(equals + 1, end - 1)),

@@ -54,6 +54,8 @@ export interface TarEntry {
 
 /** What one extended header may take: long names and xattrs of 64 KiB each fit many times. */
 const MAX_EXTENDED_BYTES = 16 * 1024 * 1024
+/** Every entry looks at all of them. */
+const MAX_GLOBAL_RECORDS = 100
 const MAX_ID = 0xffffffff
 
 const TYPES: ReadonlyMap<string, TarType> = new Map([
@@ -86,8 +88,8 @@ interface Extensions {
 class Reader {
   readonly #source: TarSource
   #at = 0
-  /** Of global headers: they hold until another replaces them. */
-  #global: PaxRecord[] = []
+  /** Of global headers, by key: they hold until another replaces them. */
+  readonly #global = new Map<string, PaxRecord>()
 
   constructor(source: TarSource) {
     this.#source = source
@@ -111,10 +113,10 @@ class Reader {
     switch (header.type) {
       case TYPE.PAX:
       case TYPE.SUN_PAX:
-        into.records.push(...decodePax(this.#extended(header, offset), offset))
+        into.records = into.records.concat(decodePax(this.#extended(header, offset), offset))
         return true
       case TYPE.PAX_GLOBAL:
-        this.#global.push(...decodePax(this.#extended(header, offset), offset))
+        this.#takeGlobal(decodePax(this.#extended(header, offset), offset), offset)
         return true
       case TYPE.GNU_LONG_NAME:
         into.longName = Buffer.from(untilNul(this.#extended(header, offset)))
@@ -130,6 +132,15 @@ class Reader {
     }
   }
 
+  #takeGlobal(records: readonly PaxRecord[], offset: number): void {
+    for (const record of records) this.#global.set(record.key, record)
+    if (this.#global.size <= MAX_GLOBAL_RECORDS) return
+    throw tarError(
+      'ERR_TAR_BAD_HEADER',
+      `the global header at byte ${offset} is one too many: ${MAX_GLOBAL_RECORDS} fields can hold for all entries`,
+    )
+  }
+
   #extended(header: Header, offset: number): Buffer {
     if (header.size > MAX_EXTENDED_BYTES) {
       throw tarError(
@@ -143,7 +154,7 @@ class Reader {
   }
 
   #entry(header: Header, offset: number, extensions: Extensions): TarEntry {
-    const pax = new PaxFields([...this.#global, ...extensions.records], offset)
+    const pax = new PaxFields([...this.#global.values()].concat(extensions.records), offset)
     const path = pax.path ?? extensions.longName ?? header.name
     const type = pax.isSocket ? 'socket' : typeOf(header, path, offset)
     const storedSize = type === 'file' ? (pax.number('size') ?? header.size) : 0

@@ -160,6 +160,7 @@ describe('what makes no tree', () => {
     ['a link to a directory', ['d/', 'a = d'], /hard link to a directory/],
     ['a root that is a file', ['./'.slice(0, 1)], /is no directory/],
     ['a file with files in it', ['a', 'a/b'], /is no directory/],
+    ['a path that is too deep', ['d/'.repeat(5000)], /more than 4096 names/],
     ['links that go in circles', ['a -> b', 'b -> a', 'a/x'], /too many symbolic links/],
     ['a symbolic link that is too long', [`a -> ${'x'.repeat(4096)}`], /4096 bytes/],
   ]

@@ -221,6 +221,40 @@ test('what is no archive is refused', () => {
   assert.deepEqual(entriesOf(Buffer.alloc(1024)), [])
 })
 
+test('global headers are bounded, and the last value of a field holds', () => {
+  const header = (records: string): Buffer => {
+    const block = encodeSocket({
+      path: Buffer.from('x'),
+      permissions: 0,
+      uid: 0,
+      gid: 0,
+      mtimeNs: 0n,
+    }).subarray(0, 512)
+    block.write('g', 156, 'latin1')
+    block.write(records.length.toString(8).padStart(11, '0'), 124, 'latin1')
+    fixChecksum(block, 0)
+    const data = Buffer.alloc(Math.ceil(records.length / 512) * 512)
+    data.write(records, 'latin1')
+    return Buffer.concat([block, data])
+  }
+  const socket = encodeSocket({
+    path: Buffer.from('x'),
+    permissions: 0,
+    uid: 0,
+    gid: 0,
+    mtimeNs: 0n,
+  })
+  const end = Buffer.alloc(1024)
+  const link = 'linkpath='
+  const two = Buffer.concat([header(`14 ${link}a\n`), header(`14 ${link}b\n`), socket, end])
+  assert.equal(entriesOf(two)[0]?.target.toString(), 'b')
+  const many = Array.from({ length: 101 }, (_, i) => header(`12 key${100 + i}=v\n`))
+  assert.equal(
+    codeOf(() => entriesOf(Buffer.concat([...many, socket, end]))),
+    'ERR_TAR_BAD_HEADER',
+  )
+})
+
 test('part of a multi-volume archive is refused', () => {
   const bytes = Buffer.alloc(2048)
   encodeSocket({ path: Buffer.from('x'), permissions: 0, uid: 0, gid: 0, mtimeNs: 0n }).copy(bytes)

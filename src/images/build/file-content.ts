@@ -6,6 +6,8 @@
  */
 import { hash } from 'node:crypto'
 
+import { formatSize } from '../../core/index.ts'
+import { imageError } from '../errors.ts'
 import type { FileData, ImageWriter } from '../../erofs/index.ts'
 import { BLOCK_SIZE, CHUNK_SIZE, HOLE, MAX_INLINE_FILE } from '../../erofs/index.ts'
 import type { Segment } from '../../tar/index.ts'
@@ -35,6 +37,9 @@ interface PlacedRuns {
   readonly offset: Float64Column
 }
 
+/** 4 bytes each: a sparse file of a few bytes may say that it is as long as a device. */
+const MAX_CHUNKS = 64 * 1024 * 1024
+
 export class FileContent {
   readonly #runs: PlacedRuns = {
     place: new Float64Column(),
@@ -49,6 +54,8 @@ export class FileContent {
   /** By the numbers in the runs. */
   readonly #sources: SourceFile[] = []
   readonly #chunk = Buffer.alloc(CHUNK_SIZE)
+  /** Of all files, holes among them. */
+  #chunks = 0
 
   constructor(writer: Pick<ImageWriter, 'allocateData'>) {
     this.#writer = writer
@@ -74,7 +81,7 @@ export class FileContent {
     }
   }
 
-  /** @throws ERR_IMPORT_SOURCE, ERR_EROFS_TOO_LARGE */
+  /** @throws ERR_IMPORT_SOURCE, ERR_EROFS_TOO_LARGE, ERR_IMPORT_TOO_COMPLEX */
   place(bytes: ArchivedBytes): FileData {
     const { size } = bytes
     if (size <= MAX_INLINE_FILE) {
@@ -85,6 +92,13 @@ export class FileContent {
         return content
       }
       return { kind: 'inline', size, read }
+    }
+    this.#chunks += Math.ceil(size / CHUNK_SIZE)
+    if (this.#chunks > MAX_CHUNKS) {
+      throw imageError(
+        'ERR_IMPORT_TOO_COMPLEX',
+        `the files say that they have more than ${formatSize(MAX_CHUNKS * CHUNK_SIZE)}, holes included`,
+      )
     }
     const reader = new FileReader(bytes)
     const source = this.#numberOf(bytes.source)

@@ -13,7 +13,11 @@ import {
   xattrsFit,
 } from '../../erofs/index.ts'
 import type { TarEntry } from '../../tar/index.ts'
-import { badPath, checkTarget, latin1, namesOf } from './tree-path.ts'
+import { imageError } from '../errors.ts'
+import { badPath, checkTarget, latin1, MAX_DEPTH, namesOf } from './tree-path.ts'
+
+/** An inode takes up to 1 KiB while its image is built. */
+const MAX_ENTRIES = 4_000_000
 
 const WHITEOUT = '.wh.'
 const OPAQUE = '.wh..wh..opq'
@@ -49,6 +53,7 @@ export class TreeMerger {
   #own = new Map<DirectoryNode, Set<string>>()
   #whiteouts: { readonly names: readonly string[]; readonly isOpaque: boolean }[] = []
   #droppedXattrs = 0
+  #entries = 0
 
   constructor(options: MergeOptions) {
     this.#options = options
@@ -60,8 +65,11 @@ export class TreeMerger {
     return count === 0 ? [] : [`${count} extended attributes that EROFS cannot store were left out`]
   }
 
-  /** @throws ERR_IMPORT_TREE */
+  /** @throws ERR_IMPORT_TREE, ERR_IMPORT_TOO_COMPLEX */
   add(entry: TarEntry): void {
+    if (++this.#entries > MAX_ENTRIES) {
+      throw imageError('ERR_IMPORT_TOO_COMPLEX', `more than ${MAX_ENTRIES} entries`)
+    }
     const names = namesOf(entry.path)
     const name = names.at(-1)
     if (name === undefined) {
@@ -193,7 +201,8 @@ export class TreeMerger {
   /** The directory that an entry lies in; what is missing of it is made. @throws ERR_IMPORT_TREE */
   #parent(names: readonly string[], path: Uint8Array): DirectoryNode {
     const parent = this.#walk(names.slice(0, -1), path)
-    if (parent === undefined) throw badPath(path, 'leads through too many symbolic links')
+    if (parent === undefined)
+      throw badPath(path, 'leads through too many symbolic links or directories')
     return parent
   }
 
@@ -211,6 +220,7 @@ export class TreeMerger {
         if (trail.length > 1) trail.pop()
         continue
       }
+      if (trail.length > MAX_DEPTH) return undefined
       const directory = trail.at(-1) ?? this.root
       const node = directory.get(name)
       if (node instanceof DirectoryNode) {

@@ -2,6 +2,8 @@
 import { imageError } from '../errors.ts'
 
 const MAX_NAME_BYTES = 255
+/** Directories in each other. The kernel's longest path has half as many. */
+export const MAX_DEPTH = 4096
 /** Linux: PATH_MAX, without its NUL. */
 const MAX_TARGET_BYTES = 4095
 
@@ -9,6 +11,7 @@ const MAX_TARGET_BYTES = 4095
 export function namesOf(path: Uint8Array): string[] {
   const text = latin1(path)
   const names = text.split('/').filter((name) => name !== '' && name !== '.')
+  if (names.length > MAX_DEPTH) throw badPath(path, `has more than ${MAX_DEPTH} names`)
   for (const name of names) {
     if (name === '..') throw badPath(path, `leads out of the archive`)
     if (name.includes('\0')) throw badPath(path, 'has a NUL')
