@@ -23,7 +23,6 @@ const config: KnipConfig = {
         'scripts/*.{ts,js}',
         'bench/**/*.ts',
         'test/**/*.test.ts',
-        'test/cli/make-demo-images.ts',
         ...new Set(startedByUrl),
       ],
       project: [

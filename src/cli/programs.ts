@@ -34,16 +34,7 @@ interface RunOptions {
   readonly env?: Readonly<Record<string, string | undefined>>
 }
 
-/** Rejects when the program fails, is stopped by the signal, or does not end in time. */
-export async function runProgram(
-  path: string,
-  args: readonly string[],
-  options: RunOptions,
-): Promise<void> {
-  await outputOfProgram(path, args, options)
-}
-
-/** What it writes to standard output; rejects as runProgram. */
+/** What it writes to standard output. Rejects when the program fails, is stopped by the signal, or does not end in time. */
 export async function outputOfProgram(
   path: string,
   args: readonly string[],

@@ -163,8 +163,7 @@ export const VARIABLES: Readonly<Record<string, string>> = {
     'levels of the log of `serve`, over `log.level`: one for all, and others for subsystems, as in `info,nbd=debug,cache:fill=trace`; ' +
     'subsystems are `server`, `server:http`, `nbd:conn`, `cache:fill`, `store`, `images:import` and `images:list`, and `nbd` means all that begin with `nbd:`; levels that do not exist are ignored',
   COMMONPAGE_COMMIT: 'commit that a build is of, as the metric `commonpage_build_info` shows it',
-  COMMONPAGE_NO_APT: '`1`: `demo` and `npm test` install no Debian packages',
-  COMMONPAGE_NO_MKFS: 'set: `demo` goes on as if mkfs.erofs were not there',
+  COMMONPAGE_NO_APT: '`1`: `npm test` installs no Debian packages',
 }
 
 /** Variables of tests and benchmarks, which a server that they start finds in its environment and ignores. */

@@ -95,16 +95,6 @@ test(
 )
 
 test(
-  'demo --exit with the shipped images, where nothing can be built',
-  { timeout: TIMEOUT_MS },
-  async () => {
-    const { stdout, stderr } = await runDemo({ COMMONPAGE_NO_MKFS: '1', COMMONPAGE_NO_APT: '1' })
-    assert.match(stderr, /the two small images that come with commonpage/)
-    assertShared(stdout)
-  },
-)
-
-test(
   'demo stays up until it is told to stop, and then leaves with 0',
   { timeout: TIMEOUT_MS },
   async () => {

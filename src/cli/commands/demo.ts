@@ -6,7 +6,7 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 
-import { AppError, formatSize, isAppError, MIB, parseRef } from '../../core/index.ts'
+import { AppError, formatSize, isAppError, MIB, parseDigest, parseRef } from '../../core/index.ts'
 import type { Ref } from '../../core/index.ts'
 import { loadConfig } from '../../server/config.ts'
 import type { ListenAddress, ServerConfig } from '../../server/config.ts'
@@ -14,11 +14,13 @@ import type { Image, Sharing } from '../../server/http/schemas.ts'
 import { runServer } from '../../server/index.ts'
 import type { ReadyInfo } from '../../server/run-options.ts'
 import { ApiClient } from '../api/client.ts'
-import { importErofs } from '../api/import.ts'
+import { openDirectory } from '../api/directory-source.ts'
+import { download } from '../api/download.ts'
+import { importArchive } from '../api/import.ts'
 import { imagePath } from '../api/routes.ts'
-import { makeDemoImages } from '../demo/images.ts'
 import { readImage } from '../demo/read-image.ts'
 import type { ReadResult } from '../demo/read-image.ts'
+import { stageApplication, stageBase } from '../demo/stage-tree.ts'
 import type { Invocation } from '../invocation.ts'
 import { listenRefusal } from '../ports.ts'
 import { Progress } from '../render/progress.ts'
@@ -42,22 +44,20 @@ export async function runDemo(invocation: Invocation, options: DemoOptions): Pro
   const folder = await mkdtemp(join(tmpdir(), 'commonpage-demo-'))
   try {
     output.say('commonpage demo: two related images, one memory\n')
-    const images = await makeDemoImages({
-      folder,
-      env: context.env,
-      signal: context.signal,
-      say: (text) => output.say(text),
-    })
+    const tree = join(folder, 'tree')
+    const staged = await stageBase(tree, context.signal)
+    output.say(
+      `a tree of ${staged.files} files of this machine (${formatSize(staged.sizeBytes)}) becomes demo/base:1`,
+    )
     await using server = await startSomewhere(join(folder, 'data'), output.say.bind(output))
     const client = new ApiClient({ url: server.url, origin: 'the demo' }, context.signal)
-    const base = await bring(invocation, client, server.ready.nbd, BASE, images.base)
-    const application = await bring(
-      invocation,
-      client,
-      server.ready.nbd,
-      APPLICATION,
-      images.application,
+    const demo = { invocation, client, nbd: server.ready.nbd, folder, tree }
+    const base = await bring(demo, BASE)
+    const added = await stageApplication(tree, context.signal)
+    output.say(
+      `\nthe same with ${added.files} files more (${formatSize(added.sizeBytes)}) becomes demo/application:1`,
     )
+    const application = await bring(demo, APPLICATION)
     await report(invocation, client, base, application)
     await output.print(addresses(invocation, server, application))
     if (options.exit === true) {
@@ -148,22 +148,31 @@ interface Brought {
   readonly read: ReadResult
 }
 
-/** Imports an image, then reads it. */
-async function bring(
-  invocation: Invocation,
-  client: ApiClient,
-  nbd: ListenAddress,
-  ref: Ref,
-  file: string,
-): Promise<Brought> {
+interface Demo {
+  readonly invocation: Invocation
+  readonly client: ApiClient
+  readonly nbd: ListenAddress
+  /** Of the demo: for what it has to keep for a while. */
+  readonly folder: string
+  readonly tree: string
+}
+
+/** Makes an image of the tree as it is now, then reads it. */
+async function bring({ invocation, client, nbd, folder, tree }: Demo, ref: Ref): Promise<Brought> {
   const { context, output } = invocation
   const mode = output.quiet || context.stderr.isTTY !== true ? 'none' : 'tty'
   const progress = new Progress({ mode, stream: context.stderr })
-  output.say(
-    `\n${summarizeReport(await importErofs(client, ref, { image: file, devices: [] }, progress))}`,
-  )
+  await using archive = await openDirectory(tree, context.env, context.signal)
+  const imported = await importArchive(client, ref, { format: 'tar' }, archive, progress)
+  output.say(`\n${summarizeReport(imported)}`)
   const image = await client.json<Image>(imagePath(ref))
-  const read = await readImage(client, nbd, ref, image.nbdExport, file)
+  const [device] = image.devices
+  if (device === undefined) throw new AppError('ERR_CLI_DEMO', `${image.ref} has no device`)
+  const file = join(folder, 'image.erofs')
+  const from = `${imagePath(ref)}/-/dev/0`
+  const digest = parseDigest(device.digest)
+  await download(client, { from, to: file, sizeBytes: device.sizeBytes, digest }, () => undefined)
+  const read = await readImage({ client, nbd, ref, exportName: image.nbdExport, file, tree })
   output.say(
     `read its first ${formatSize(read.nbdBytes)} over NBD and ${read.files} of its files (${formatSize(read.fileBytes)}) over HTTP`,
   )

@@ -1,8 +1,9 @@
 /**
  * What a machine does when it starts from an image, without a kernel: the start of the disk over NBD, then
- * files over HTTP. Every byte that comes back over NBD is compared with the image that was imported.
+ * files over HTTP. Every byte is compared: over NBD with the image as it was downloaded, over HTTP with the tree that it was made of.
  */
-import { open } from 'node:fs/promises'
+import { open, readFile } from 'node:fs/promises'
+import { join } from 'node:path'
 
 import { AppError, KIB, MIB } from '../../core/index.ts'
 import type { Ref } from '../../core/index.ts'
@@ -30,20 +31,38 @@ export interface ReadResult {
   readonly examplePath: string | undefined
 }
 
+export interface Demonstrated {
+  readonly client: ApiClient
+  readonly nbd: ListenAddress
+  readonly ref: Ref
+  readonly exportName: string
+  /** The image's only device. */
+  readonly file: string
+  /** The folder that the image was made of. */
+  readonly tree: string
+}
+
 /** @throws ERR_CLI_NBD, ERR_CLI_DEMO when a byte differs, and what ApiClient throws */
-export async function readImage(
-  client: ApiClient,
-  nbd: ListenAddress,
-  ref: Ref,
-  exportName: string,
-  imageFile: string,
-): Promise<ReadResult> {
-  const nbdBytes = await readStart(nbd, exportName, imageFile, client.signal)
+export async function readImage({
+  client,
+  nbd,
+  ref,
+  exportName,
+  file,
+  tree,
+}: Demonstrated): Promise<ReadResult> {
+  const nbdBytes = await readStart(nbd, exportName, file, client.signal)
   const files = await pickFiles(client, ref)
   let fileBytes = 0
-  for (const file of files) {
-    const stream = await client.stream(`${imagePath(ref)}/-/files/${file.path}`)
-    for await (const chunk of stream as AsyncIterable<Buffer>) fileBytes += chunk.length
+  for (const { path } of files) {
+    const stream = await client.stream(`${imagePath(ref)}/-/files/${path}`)
+    const chunks: Buffer[] = []
+    for await (const chunk of stream as AsyncIterable<Buffer>) chunks.push(chunk)
+    const bytes = Buffer.concat(chunks)
+    if (!bytes.equals(await readFile(join(tree, decodeURIComponent(path))))) {
+      throw new AppError('ERR_CLI_DEMO', `${path} differs from the file that was imported`)
+    }
+    fileBytes += bytes.length
   }
   return { nbdBytes, files: files.length, fileBytes, examplePath: files.at(-1)?.path }
 }
@@ -65,7 +84,7 @@ async function readStart(
     if (!bytes.equals(expected.subarray(0, bytesRead))) {
       throw new AppError(
         'ERR_CLI_DEMO',
-        `${exportName} differs from the imported image in the ${wanted} bytes from ${offset}`,
+        `${exportName} differs over NBD and HTTP in the ${wanted} bytes from ${offset}`,
       )
     }
   }

@@ -4,6 +4,7 @@
  */
 import { copyFile, mkdir, readdir, stat } from 'node:fs/promises'
 import { dirname, join, relative } from 'node:path'
+import { fileURLToPath } from 'node:url'
 
 import { MIB } from '../../core/index.ts'
 
@@ -43,22 +44,19 @@ function baseFolders(): string[] {
   ]
 }
 
-/** Copies the base below `target/usr`; `fallback` is taken when the machine has none of the folders. */
-export function stageBase(
-  target: string,
-  fallback: string,
-  signal: AbortSignal,
-): Promise<StagedTree> {
-  return stage([...baseFolders(), fallback], join(target, 'usr'), BASE_BUDGET, signal)
+/** Copies the base below `target/usr`; this program's own files when the machine has none of the folders. */
+export function stageBase(target: string, signal: AbortSignal): Promise<StagedTree> {
+  return stage([...baseFolders(), ownFiles()], join(target, 'usr'), BASE_BUDGET, signal)
 }
 
 /** Adds the "application": this program's own files. */
-export function stageApplication(
-  target: string,
-  source: string,
-  signal: AbortSignal,
-): Promise<StagedTree> {
-  return stage([source], join(target, 'var/application'), APPLICATION_BUDGET, signal)
+export function stageApplication(target: string, signal: AbortSignal): Promise<StagedTree> {
+  return stage([ownFiles()], join(target, 'var/application'), APPLICATION_BUDGET, signal)
+}
+
+/** The folder of this program's own code: `src` of a checkout or `dist` of the package. */
+function ownFiles(): string {
+  return fileURLToPath(new URL('../..', import.meta.url)).replace(/\/$/, '')
 }
 
 async function stage(

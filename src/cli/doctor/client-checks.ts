@@ -22,7 +22,7 @@ export async function checkClient(env: Environment): Promise<Finding[]> {
       'shows an export as a file, without the nbd module',
       'libnbd-bin',
     ),
-    await checkTool(env, 'mkfs.erofs', 'builds images', 'erofs-utils'),
+    await checkTool(env, 'tar', 'reads the directories that are imported', 'tar'),
   ]
 }
 
