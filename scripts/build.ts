@@ -8,7 +8,7 @@ import { join, relative } from 'node:path'
 
 import { describeFailures, ROOT, runStep } from './steps.ts'
 
-/** Files that are served or read as they are: the page, packed demo images. The NBD library has none. */
+/** Files that are served or read as they are: the page. The NBD library has none. */
 function assets(): string[] {
   return globSync('**/*', { cwd: join(ROOT, 'src'), withFileTypes: true })
     .filter((entry) => entry.isFile() && !/\.(?:ts|md)$/.test(entry.name))
