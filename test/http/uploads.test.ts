@@ -122,7 +122,7 @@ describe('imports', () => {
 
   test('what cannot be imported is refused', async () => {
     assert.equal(
-      (await post('/v1/images/demo/new?format=tar', 'x')).json['code'],
+      (await post('/v1/images/demo/new?format=zip', 'x')).json['code'],
       'ERR_HTTP_FORMAT_UNSUPPORTED',
     )
     assert.equal(

@@ -182,8 +182,8 @@ export class ImageWriter {
   }
 }
 
-/** What mkfs.erofs writes before the digest of a file's content. */
-const FINGERPRINT_START = Buffer.from('sha256:')
+/** What mkfs.erofs writes before the digest of a file's content. Not of Buffer's pool, which it would keep alive. */
+const FINGERPRINT_START = new TextEncoder().encode('sha256:')
 
 /** Bytes of a directory or of a link's target. */
 function contentSize(node: TreeNode): number {
