@@ -6,10 +6,12 @@ import { describe, test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 
 import type { DirectoryNode } from '../../src/erofs/index.ts'
-import { BLOCK_SIZE, CHUNK_SIZE, SymlinkNode } from '../../src/erofs/index.ts'
+import { memorySource } from '../../src/core/index.ts'
+import { BLOCK_SIZE, CHUNK_SIZE, hasCompat, openErofs, SymlinkNode } from '../../src/erofs/index.ts'
 import { seededBytes, spreadSeed } from '../random.ts'
 import { missing } from '../requires.ts'
 import type { TreeEntry } from './fixtures.ts'
+import { sha256 } from './fixtures.ts'
 import { mountFiles, run, temporaryFolder } from './kernel-mount.ts'
 import { ATTRIBUTES, randomTree, rowsOfImage, rowsOfTree, TreeBuilder } from './written-tree.ts'
 
@@ -151,6 +153,52 @@ test('a file in one piece has one chunk, equal chunks are there once, zeros nowh
   builder.root.set('zeros', builder.file(Buffer.alloc(50 * CHUNK_SIZE)))
   builder.writer.placeLayer(builder.root)
   assert.equal(builder.devices()[0]?.byteLength, size)
+})
+
+test('an attribute that a later layer shares stays where it was in the inodes before', async () => {
+  const value = Buffer.alloc(900, 7)
+  const xattrs = [{ name: text.encode('user.common'), value }]
+  const builder = new TreeBuilder()
+  // every position of a tail in its block, with and without the attribute's bytes before it
+  for (let size = 1; size <= 1024; size += 17) {
+    const own = [{ name: text.encode('user.common'), value: Buffer.alloc(900, size & 0xff) }]
+    builder.root.set(`file${size}`, builder.file(Buffer.alloc(size, 1), { xattrs: own }))
+  }
+  builder.root.set('first', builder.file(text.encode('x'), { xattrs }))
+  builder.writer.placeLayer(builder.root)
+  const before = builder.devices()[0]
+  for (let size = 1; size <= 1024; size += 17) {
+    const again = [{ name: text.encode('user.common'), value: Buffer.alloc(900, size & 0xff) }]
+    builder.root.set(`again${size}`, builder.file(text.encode('a'), { xattrs: again }))
+    builder.root.set(`more${size}`, builder.file(text.encode('m'), { xattrs: again }))
+  }
+  builder.writer.placeLayer(builder.root)
+  const devices = builder.devices()
+  assert.ok((devices[0]?.byteLength ?? 0) > (before?.byteLength ?? 0))
+  assert.deepEqual(await rowsOfImage(devices), rowsOfTree(builder))
+})
+
+test('fingerprints are the digests of the files, and a file without bytes has none', async () => {
+  const builder = new TreeBuilder({ fingerprints: true })
+  const contents = [seededBytes(1, 5), seededBytes(2, 100_000)]
+  for (const [index, bytes] of contents.entries()) {
+    builder.root.set(`file${index}`, builder.file(bytes))
+  }
+  builder.root.set('empty', builder.file(new Uint8Array(0)))
+  builder.writer.placeLayer(builder.root)
+  const [bytes = Buffer.alloc(0)] = builder.devices()
+  const image = await openErofs(memorySource(bytes))
+  assert.ok(hasCompat(image.superblock.features, 'ISHARE_XATTRS'))
+  for (const [index, content] of contents.entries()) {
+    const entry = await image.lookup(await image.root(), text.encode(`file${index}`))
+    assert.ok(entry !== undefined)
+    const value = await image.fingerprint(await image.readInode(entry.nid))
+    const expected = Buffer.concat([text.encode('sha256:'), Buffer.from(sha256(content), 'hex')])
+    assert.deepEqual(Buffer.from(value ?? []), expected)
+  }
+  const empty = await image.lookup(await image.root(), text.encode('empty'))
+  assert.ok(empty !== undefined)
+  assert.equal(await image.fingerprint(await image.readInode(empty.nid)), undefined)
 })
 
 test('a target too long for its inode has a block', async () => {

@@ -2,7 +2,13 @@
 import { createHash } from 'node:crypto'
 
 import { memorySource } from '../../src/core/index.ts'
-import type { Inode, NodeAttributes, TreeNode, WriterOptions } from '../../src/erofs/index.ts'
+import type {
+  Inode,
+  NodeAttributes,
+  NodeXattr,
+  TreeNode,
+  WriterOptions,
+} from '../../src/erofs/index.ts'
 import {
   BLOCK_SIZE,
   CHUNK_SIZE,
@@ -123,13 +129,7 @@ export function rowsOfTree({ root, contents }: TreeBuilder): TreeEntry[] {
     if (node instanceof SpecialNode && node.device !== undefined) {
       row.rdev = [node.device.major, node.device.minor]
     }
-    if (attributes.xattrs.length > 0) {
-      const shown = attributes.xattrs.map(({ name, value }) => [
-        Buffer.from(name).toString(),
-        Buffer.from(value).toString('hex'),
-      ])
-      row.xattrs = Object.fromEntries(shown.toSorted(([a = ''], [b = '']) => (a < b ? -1 : 1)))
-    }
+    if (attributes.xattrs.length > 0) row.xattrs = xattrsOf(attributes.xattrs)
     rows.push(row)
   })
   return sorted(rows)
@@ -165,13 +165,7 @@ export async function rowsOfImage(devices: readonly Uint8Array[]): Promise<TreeE
     if (inode.rdev !== undefined) row.rdev = [inode.rdev.major, inode.rdev.minor]
     const xattrs = await image.xattrs(inode)
     const listed = xattrs.filter(({ hidden }) => !hidden)
-    if (listed.length > 0) {
-      const shown = listed.map(({ name, value }) => [
-        Buffer.from(name).toString(),
-        Buffer.from(value).toString('hex'),
-      ])
-      row.xattrs = Object.fromEntries(shown.toSorted(([a = ''], [b = '']) => (a < b ? -1 : 1)))
-    }
+    if (listed.length > 0) row.xattrs = xattrsOf(listed)
     rows.push(row)
     if (!inode.isDirectory) return
     for await (const entry of image.readDirectory(inode)) {
@@ -183,6 +177,14 @@ export async function rowsOfImage(devices: readonly Uint8Array[]): Promise<TreeE
   return sorted(rows)
 }
 
+function xattrsOf(xattrs: readonly NodeXattr[]): Record<string, string> {
+  const shown = xattrs.map(({ name, value }) => [
+    Buffer.from(name).toString(),
+    Buffer.from(value).toString('hex'),
+  ])
+  return Object.fromEntries(shown.toSorted(([a = ''], [b = '']) => (a < b ? -1 : 1)))
+}
+
 function sorted(rows: readonly TreeEntry[]): TreeEntry[] {
   return rows.toSorted((a, b) => (a.path < b.path ? -1 : 1))
 }
@@ -191,7 +193,7 @@ function nanosecondsOf(seconds: number, nanoseconds: number): string {
   return String(BigInt(seconds) * 1_000_000_000n + BigInt(nanoseconds))
 }
 
-/** A tree of everything, different for each seed. */
+/** A tree of everything in several layers, different for each seed; the last layer is not placed yet. */
 export function randomTree(seed: number, options?: WriterOptions): TreeBuilder {
   const random = new Random(seed)
   const builder = new TreeBuilder(options)
@@ -199,6 +201,7 @@ export function randomTree(seed: number, options?: WriterOptions): TreeBuilder {
   const linkable: TreeNode[] = []
   builder.root.attributes = randomAttributes(random)
   for (let index = 0; index < 40 + random.next(200); index++) {
+    if (random.once(50)) builder.writer.placeLayer(builder.root)
     const parent = directories[random.next(directories.length)] ?? builder.root
     const name = randomName(random, index)
     const attributes = randomAttributes(random)

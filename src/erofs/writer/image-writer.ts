@@ -12,6 +12,7 @@ import { BLOCK_BITS, BLOCK_SIZE, CHUNK_SIZE, FIRST_INODE_OFFSET, MAX_INLINE } fr
 import type { Body } from './inode-record.ts'
 import { joinChunks, recordSize } from './inode-record.ts'
 import { liveTree, nodesInOrder } from './live-tree.ts'
+import type { Placement } from './placement.ts'
 import { InodeArea, tailFits } from './placement.ts'
 import type { TreeNode } from './tree.ts'
 import { DirectoryNode, FileNode, SymlinkNode } from './tree.ts'
@@ -58,17 +59,19 @@ export class ImageWriter {
    * @throws ERR_EROFS_TOO_LARGE
    */
   placeLayer(root: DirectoryNode): void {
-    const stale: TreeNode[] = []
+    const stale: { readonly node: TreeNode; readonly placement: Placement }[] = []
     const fresh: TreeNode[] = []
     const seen = new Set<TreeNode>()
     for (const node of nodesInOrder(root)) {
       if (seen.has(node)) continue
       seen.add(node)
-      if (node.placement === undefined) fresh.push(node)
-      else if (node.placement.isStale) stale.push(node)
+      const { placement } = node
+      if (placement === undefined) fresh.push(node)
+      else if (placement.isStale) stale.push({ node, placement })
     }
-    this.#shared.addCommon([...stale, ...fresh].map((node) => node.attributes.xattrs))
-    for (const node of stale) this.#placeAgain(node)
+    const changed = stale.map(({ node }) => node).concat(fresh)
+    this.#shared.addCommon(changed.map((node) => node.attributes.xattrs))
+    for (const { node, placement } of stale) this.#placeAgain(node, placement)
     for (const node of fresh) this.#place(node, node === root)
   }
 
@@ -76,8 +79,6 @@ export class ImageWriter {
   finish(root: DirectoryNode): WrittenImage {
     return new WrittenImage({
       tree: liveTree(root),
-      bodyOf: (node) => this.#body(node),
-      xattrsOf: (node) => this.#xattrs(node),
       directoryBlocks: this.#primaryBlocks,
       dataDeviceBlocks:
         this.#options.separateData && this.#secondBlocks > 0 ? this.#secondBlocks : undefined,
@@ -88,61 +89,49 @@ export class ImageWriter {
   }
 
   #place(node: TreeNode, isRoot: boolean): void {
-    const inline = this.#inlineBody(node)
-    const blocks = inline === undefined ? blocksFor(contentSize(node)) : 0
-    const block = blocks === 0 ? undefined : this.#allocatePrimary(blocks)
-    const body = inline ?? { kind: 'blocks', size: contentSize(node), block: block ?? 0 }
-    const record = recordSize(this.#xattrs(node).byteLength, body)
+    const xattrs = this.#xattrs(node)
+    const body = this.#innerBody(node) ?? this.#outerBody(node)
+    const record = recordSize(xattrs.byteLength, body)
     const tail = tailOf(body)
     const offset = this.#area.place(record, tail)
     // The root's number has 16 bits: it has room to grow where it is.
     const reserved = isRoot ? this.#area.reserve(offset, BLOCK_SIZE) : record + tail
-    node.placement = { offset, reserved, block, blocks, isStale: false, links: 0 }
+    node.placement = { offset, reserved, body, xattrs, isStale: false, links: 0 }
   }
 
   /** Where it is, as far as it fits there: its number is in its directory, and in what is below it. */
-  #placeAgain(node: TreeNode): void {
-    const { placement } = node
-    if (placement === undefined) return
-    placement.isStale = false
-    const xattrBytes = this.#xattrs(node).byteLength
-    const inline = this.#inlineBody(node)
-    if (inline !== undefined) {
-      const record = recordSize(xattrBytes, inline)
-      const tail = tailOf(inline)
-      const fits =
+  #placeAgain(node: TreeNode, placement: Placement): void {
+    const xattrs = this.#xattrs(node)
+    const inner = this.#innerBody(node)
+    const fits = (body: Body): boolean => {
+      const record = recordSize(xattrs.byteLength, body)
+      const tail = tailOf(body)
+      return (
         record + tail <= placement.reserved && tailFits(placement.offset + record, tail, BLOCK_SIZE)
-      if (fits || node instanceof FileNode) {
-        placement.block = undefined
-        if (!fits) this.#move(node, record, tail)
-        return
-      }
+      )
     }
+    const staysInside = inner !== undefined && (fits(inner) || !(node instanceof DirectoryNode))
+    const body = staysInside ? inner : this.#outerBody(node, placement.body)
+    if (!fits(body)) {
+      const record = recordSize(xattrs.byteLength, body)
+      placement.offset = this.#area.place(record, tailOf(body))
+      placement.reserved = record + tailOf(body)
+    }
+    placement.body = body
+    placement.xattrs = xattrs
+    placement.isStale = false
+  }
+
+  /** Blocks of its own for a directory or a target; those that it has, if they are as many as it needs. */
+  #outerBody(node: TreeNode, before?: Body): Body {
     const size = contentSize(node)
     const blocks = blocksFor(size)
-    if (placement.block === undefined || placement.blocks !== blocks) {
-      placement.block = this.#allocatePrimary(blocks)
-      placement.blocks = blocks
-    }
-    const record = recordSize(xattrBytes, { kind: 'blocks', size, block: 0 })
-    if (record > placement.reserved) this.#move(node, record, 0)
-  }
-
-  #move(node: TreeNode, record: number, tail: number): void {
-    if (node.placement === undefined) return
-    node.placement.offset = this.#area.place(record, tail)
-    node.placement.reserved = record + tail
-  }
-
-  /** How the data of an inode lies that was placed. */
-  #body(node: TreeNode): Body {
-    const block = node.placement?.block
-    if (block !== undefined) return { kind: 'blocks', size: contentSize(node), block }
-    return this.#inlineBody(node) ?? { kind: 'none' }
+    const keeps = before?.kind === 'blocks' && blocksFor(before.size) === blocks
+    return { kind: 'blocks', size, block: keeps ? before.block : this.#allocatePrimary(blocks) }
   }
 
   /** Undefined when the data needs blocks outside of the inode that are not file data. */
-  #inlineBody(node: TreeNode): Body | undefined {
+  #innerBody(node: TreeNode): Body | undefined {
     if (node instanceof FileNode) {
       const { data } = node
       if (data.size === 0) return { kind: 'none' }

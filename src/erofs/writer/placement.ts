@@ -3,16 +3,17 @@
  * for the first layers of an image lies at the same place however many layers follow.
  */
 import { INODE_SLOT_SIZE } from '../layout.ts'
+import type { Body } from './inode-record.ts'
 
+/** Where an inode lies, and what was decided for it then: what later layers share or change does not reach it. */
 export interface Placement {
   /** Byte offset in the inode area. */
   offset: number
   /** Bytes that were given out there. */
   reserved: number
-  /** First block in the space of directories, of what does not fit into its inode. */
-  block: number | undefined
-  /** Blocks that were given out there. */
-  blocks: number
+  body: Body
+  /** Encoded: which of them are shared was decided when it was placed. */
+  xattrs: Buffer
   /** Attributes or entries changed after it was placed. */
   isStale: boolean
   /** Names that refer to the inode; for a directory, 2 and one for each directory in it. */

@@ -3,9 +3,9 @@ import { INODE_SLOT_SIZE } from '../layout.ts'
 import { erofsError } from '../errors.ts'
 import { encodeDirectory } from './directory.ts'
 import { BLOCK_BITS, BLOCK_SIZE } from './geometry.ts'
-import type { Body } from './inode-record.ts'
 import { encodeRecord } from './inode-record.ts'
 import type { LiveTree } from './live-tree.ts'
+import type { Placement } from './placement.ts'
 import { encodeSuperblock } from './superblock.ts'
 import type { TreeNode } from './tree.ts'
 import { DirectoryNode, FileNode, SymlinkNode } from './tree.ts'
@@ -18,8 +18,6 @@ export interface MetadataPiece {
 
 export interface WrittenImageInput {
   readonly tree: LiveTree
-  readonly bodyOf: (node: TreeNode) => Body
-  readonly xattrsOf: (node: TreeNode) => Buffer
   /** Of the primary, behind block 0: large directories, and file data unless it has a device of its own. */
   readonly directoryBlocks: number
   /** Blocks of the second device, if there is one. */
@@ -91,7 +89,7 @@ export class WrittenImage {
     let start = 0
     let end = 0
     for (const node of this.#input.tree.nodes) {
-      const offset = offsetOf(node)
+      const { offset } = placementOf(node)
       if (end - start >= PIECE_BYTES) {
         yield { offset: areaStart + start, bytes: Buffer.concat(parts, end - start) }
         parts = []
@@ -101,7 +99,7 @@ export class WrittenImage {
       }
       const record = this.#record(node)
       const inline: Uint8Array =
-        this.#input.bodyOf(node).kind === 'inline' ? this.#content(node) : EMPTY
+        placementOf(node).body.kind === 'inline' ? this.#content(node) : EMPTY
       parts.push(record, inline)
       end = offset + record.byteLength + inline.byteLength
     }
@@ -123,7 +121,7 @@ export class WrittenImage {
       metaBlock: this.#metaBlock,
       xattrBlock: this.#xattrBlock,
       uuid,
-      hasChunks: tree.nodes.some((node) => this.#input.bodyOf(node).kind === 'chunks'),
+      hasChunks: tree.nodes.some((node) => placementOf(node).body.kind === 'chunks'),
       hasFingerprints: fingerprints,
       device:
         dataDeviceBlocks === undefined ? undefined : { blocks: dataDeviceBlocks, tag: dataTag },
@@ -137,7 +135,7 @@ export class WrittenImage {
   /** Directories and links that do not fit into their inodes, by address. */
   *#outside(): Generator<MetadataPiece, void, void> {
     const outside = this.#input.tree.nodes.flatMap((node) => {
-      const body = this.#input.bodyOf(node)
+      const { body } = placementOf(node)
       return body.kind === 'blocks' ? [{ node, block: body.block }] : []
     })
     for (const { node, block } of outside.sort((a, b) => a.block - b.block)) {
@@ -146,12 +144,13 @@ export class WrittenImage {
   }
 
   #record(node: TreeNode): Buffer {
+    const { links, xattrs, body } = placementOf(node)
     return encodeRecord({
       node,
-      links: node.placement?.links ?? 0,
+      links,
       ino: nidOf(node),
-      xattrs: this.#input.xattrsOf(node),
-      body: this.#input.bodyOf(node),
+      xattrs,
+      body,
       deviceId: this.#input.dataDeviceBlocks === undefined ? 0 : 1,
       dataStart: this.#dataStart,
       directoryStart: SPACE_START,
@@ -170,12 +169,11 @@ export class WrittenImage {
 
 const EMPTY = Buffer.alloc(0)
 
-function offsetOf(node: TreeNode): number {
-  const { placement } = node
+function placementOf({ placement }: TreeNode): Placement {
   if (placement === undefined) throw new RangeError('an inode was not placed')
-  return placement.offset
+  return placement
 }
 
 function nidOf(node: TreeNode): number {
-  return offsetOf(node) / INODE_SLOT_SIZE
+  return placementOf(node).offset / INODE_SLOT_SIZE
 }
