@@ -34,9 +34,7 @@ export interface WantedImage {
 }
 
 export interface FoundLayer extends MemberRange {
-  /** Of the bytes in the archive; undefined in docker's form, which does not say. */
-  readonly digest: Digest | undefined
-  /** Of the layer as a plain archive. */
+  /** Digest of the layer as a plain archive. */
   readonly diffId: Digest
 }
 
@@ -55,7 +53,7 @@ const MAX_LAYERS = 512
 const REF_NAME = 'org.opencontainers.image.ref.name'
 const NAMED = 20
 
-/** Media types that are, or contain, something other than images: attestations and the like have platforms of their own. */
+/** What names images instead of being one. */
 const INDEX_TYPES: ReadonlySet<string> = new Set([
   'application/vnd.oci.image.index.v1+json',
   'application/vnd.docker.distribution.manifest.list.v2+json',
@@ -153,7 +151,6 @@ class OciFinder {
       config,
       layers: layers.map((layer, index) => ({
         ...this.#range(layer, `layer ${index + 1}`),
-        digest: layer.digest,
         diffId: config.diffIds[index] ?? layer.digest,
       })),
     }
@@ -216,7 +213,7 @@ function findDocker(
       const diffId = config.diffIds[index]
       if (diffId === undefined)
         throw ociError('ERR_OCI_INVALID', `${what} has no diff_id for ${path}`)
-      return { ...rangeOf(members, path, `layer ${index + 1}`), digest: undefined, diffId }
+      return { ...rangeOf(members, path, `layer ${index + 1}`), diffId }
     }),
   }
 }

@@ -5,7 +5,7 @@
 export type { Descriptor, ImageConfig, Platform } from './documents.ts'
 export { formatPlatform } from './documents.ts'
 export type { OciErrorCode } from './errors.ts'
-export { OCI_ERRORS } from './errors.ts'
+export { OCI_ERRORS, ociError } from './errors.ts'
 export type {
   ArchiveMembers,
   FoundImage,

@@ -39,8 +39,8 @@ export interface LocalPageSourceOptions {
 
 /** Well below the usual limit of 1,024 descriptors per process. */
 const DEFAULT_OPEN_BLOBS = 128
-/** 8 MiB of digests cover 4 GiB of blobs. */
-const DEFAULT_DIGEST_CACHE_BYTES = 8 * 1024 * 1024
+/** 2 MiB of digests cover 1 GiB of blobs; what is not here costs a read of 4 KiB from the kernel's page cache. */
+const DEFAULT_DIGEST_CACHE_BYTES = 2 * 1024 * 1024
 /** Digests are read and kept in pieces of 4 KiB: those of 2 MiB of a blob. */
 const PIECE_DIGESTS = 128
 const PIECE_BYTES = PIECE_DIGESTS * DIGEST_BYTES

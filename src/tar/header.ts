@@ -80,7 +80,9 @@ export function decodeHeader(block: Buffer, offset: number): Header | undefined 
   const isUstar = magic === 'ustar\0'
   const name = text(block, 'name')
   const prefix = isUstar ? text(block, 'prefix') : EMPTY
-  const hasDevice = isUstar || magic === 'ustar '
+  const type = String.fromCharCode(block[FIELD.typeflag[0]] ?? 0)
+  // with other types, and in the oldest form, anything may be there
+  const hasDevice = (isUstar || magic === 'ustar ') && DEVICE_TYPES.includes(type)
   return {
     name: prefix.length === 0 ? name : Buffer.concat([prefix, SLASH, name]),
     mode: number(block, 'mode', offset) & 0o7777,
@@ -88,7 +90,7 @@ export function decodeHeader(block: Buffer, offset: number): Header | undefined 
     gid: number(block, 'gid', offset),
     size: number(block, 'size', offset),
     mtime: number(block, 'mtime', offset),
-    type: String.fromCharCode(block[FIELD.typeflag[0]] ?? 0),
+    type,
     linkName: text(block, 'linkname'),
     deviceMajor: hasDevice ? number(block, 'devmajor', offset) : 0,
     deviceMinor: hasDevice ? number(block, 'devminor', offset) : 0,
@@ -122,6 +124,8 @@ export function isZero(block: Buffer): boolean {
 }
 
 const EMPTY = Buffer.alloc(0)
+/** Character and block devices. */
+const DEVICE_TYPES = '34'
 const SLASH = Buffer.from('/')
 const ZEROS = Buffer.alloc(BLOCK_BYTES)
 

@@ -116,26 +116,19 @@ describe('a tree of everything', { skip: SKIP, concurrency: false }, () => {
     })
   }
 
+  const cutArchive = (options: string, bytes: number, to: string): Promise<string> => {
+    const script = 'tar -C "$1" "$2" names levels | head -c "$3" > "$4"'
+    return runOk('bash', ['-c', script, '-', tree, options, String(bytes), to])
+  }
+
   test('an archive cut short is refused, and nothing of it is there', async () => {
     const archive = join(folder, 'cut.tar')
-    await runOk('bash', [
-      '-c',
-      'tar -C "$1" -c names levels | head -c 30000 > "$2"',
-      '-',
-      tree,
-      archive,
-    ])
+    await cutArchive('-c', 30_000, archive)
     const cut = await server.run('import', 'tar', archive, 'trees/cut:1')
     assert.equal(cut.code, 1)
     assert.match(cut.stderr, /ERR_TAR_TRUNCATED/)
     const gzip = join(folder, 'cut.tar.gz')
-    await runOk('bash', [
-      '-c',
-      'tar -C "$1" -cz names levels | head -c 2000 > "$2"',
-      '-',
-      tree,
-      gzip,
-    ])
+    await cutArchive('-cz', 2000, gzip)
     const damaged = await server.run('import', 'tar', gzip, 'trees/cut:1')
     assert.equal(damaged.code, 1)
     assert.match(damaged.stderr, /ERR_IMPORT_ARCHIVE/)

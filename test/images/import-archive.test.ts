@@ -106,6 +106,7 @@ describe('archives that cannot be imported', { concurrency: false }, () => {
         }),
       'ERR_OCI_DIGEST',
     ],
+    ['a layer that another one took the place of', oci, withWrongLayer, 'ERR_OCI_DIGEST'],
     [
       'a list of docker without layers',
       oci,
@@ -116,6 +117,12 @@ describe('archives that cannot be imported', { concurrency: false }, () => {
   for (const [name, perform, make, code] of cases) {
     test(name, () => assertRefused(perform, make(), code))
   }
+
+  test('as many levels as there can be are an image', async () => {
+    const path = await archive(members({ [`${'d/'.repeat(4095)}f`]: 'x' }))
+    const report = await importTar({ store, domain: 'd', path })
+    assert.equal(report.inodes, 4097)
+  })
 
   test('an empty archive is an empty image', async () => {
     const report = await importTar({ store, domain: 'd', path: await archive(Buffer.alloc(1024)) })
@@ -131,6 +138,19 @@ function damaged(bytes: Buffer): Buffer {
 
 function indexOf(hex: string, size: number): string {
   return JSON.stringify({ manifests: [{ mediaType: 'x', digest: `sha256:${hex}`, size }] })
+}
+
+function withWrongLayer(): Buffer {
+  const config = {
+    os: 'linux',
+    architecture: 'amd64',
+    rootfs: { type: 'layers', diff_ids: [`sha256:${'a'.repeat(64)}`] },
+  }
+  return members({
+    'manifest.json': '[{"Config":"c","Layers":["l"]}]',
+    c: JSON.stringify(config),
+    l: members({ file: 'other bytes' }).toString('latin1'),
+  })
 }
 
 /** An archive of these files, by Python's tarfile. */

@@ -99,6 +99,13 @@ describe('layers', () => {
   }
 })
 
+test('a whiteout removes as many levels as there can be', () => {
+  const deep = 'd/'.repeat(4096)
+  assert.equal(merged([[deep], ['.wh.d']]).root.size, 0)
+  assert.equal(merged([[deep], ['.wh.d', `${deep.slice(2)}f`]]).root.size, 1)
+  assert.throws(() => merged([[`${deep}d/`]]), /more than 4096 names/)
+})
+
 describe('whiteouts, wherever in their layer they stand', () => {
   const cases: readonly [string, readonly string[], readonly string[], readonly string[]][] = [
     ['of a file', ['a', 'b'], ['.wh.a'], ['/b 1']],

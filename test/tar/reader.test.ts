@@ -209,6 +209,27 @@ test('a socket travels as a fifo that says what it is', () => {
   assert.match(listed, /^p/)
 })
 
+test('what stands in the device fields of other entries does not count', () => {
+  const socket = { path: Buffer.from('x'), permissions: 0, uid: 0, gid: 0, mtimeNs: 0n }
+  const bytes = Buffer.concat([encodeSocket(socket).subarray(-512), Buffer.alloc(1024)])
+  const typed = (type: string): Buffer => {
+    const copy = Buffer.from(bytes)
+    copy.write(type, 156, 'latin1')
+    copy.write('garbage!', 329, 'latin1')
+    fixChecksum(copy, 0)
+    return copy
+  }
+  for (const type of ['0', '5', '6']) {
+    assert.deepEqual(entriesOf(typed(type))[0]?.device, { major: 0, minor: 0 })
+  }
+  for (const type of ['3', '4']) {
+    assert.equal(
+      codeOf(() => entriesOf(typed(type))),
+      'ERR_TAR_BAD_HEADER',
+    )
+  }
+})
+
 test('what is no archive is refused', () => {
   assert.equal(
     codeOf(() => entriesOf(Buffer.alloc(0))),

@@ -58,7 +58,9 @@ export async function openDirectory(
     sizeBytes: undefined,
     pieces: () => archiveOf(sockets, child.stdout, ended, path, messages),
     [Symbol.asyncDispose]: async () => {
-      if (child.exitCode !== null || child.signalCode !== null) return
+      const isRunning =
+        child.pid !== undefined && child.exitCode === null && child.signalCode === null
+      if (!isRunning) return
       child.kill()
       await once(child, 'exit')
     },

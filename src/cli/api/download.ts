@@ -35,7 +35,7 @@ export async function download(
       throw unwritable(to, error)
     })
     try {
-      const found = await receive(client, from, file, onReceived)
+      const found = await receive(client, from, new SparseWriter(file, to), onReceived)
       if (found.sizeBytes !== sizeBytes || (digest !== undefined && found.digest !== digest)) {
         throw new AppError(
           'ERR_CLI_DOWNLOAD',
@@ -48,7 +48,9 @@ export async function download(
     } finally {
       await file.close()
     }
-    await rename(partial, to)
+    await rename(partial, to).catch((error: unknown) => {
+      throw unwritable(to, error)
+    })
   } catch (error) {
     await rm(partial, { force: true })
     throw error
@@ -58,12 +60,11 @@ export async function download(
 async function receive(
   client: ApiClient,
   from: string,
-  file: FileHandle,
+  writer: SparseWriter,
   onReceived: (bytes: number) => void,
 ): Promise<{ readonly sizeBytes: number; readonly digest: Digest }> {
   const response = await client.stream(from, { headers: { accept: '*/*' } })
   const hasher = createHash('sha256')
-  const writer = new SparseWriter(file)
   try {
     for await (const chunk of response as AsyncIterable<Buffer>) {
       hasher.update(chunk)
@@ -80,12 +81,15 @@ async function receive(
 /** Gathers what comes into pieces of one hole's size. */
 class SparseWriter {
   readonly #file: FileHandle
+  readonly #path: string
   readonly #piece = Buffer.alloc(HOLE_BYTES)
   #filled = 0
   #written = 0
 
-  constructor(file: FileHandle) {
+  /** @param path what errors call the file */
+  constructor(file: FileHandle, path: string) {
     this.#file = file
+    this.#path = path
   }
 
   get length(): number {
@@ -108,7 +112,7 @@ class SparseWriter {
         const { bytesWritten } = await this.#file
           .write(piece, done, piece.length - done, this.#written + done)
           .catch((error: unknown) => {
-            throw unwritable('the file', error)
+            throw unwritable(this.#path, error)
           })
         done += bytesWritten
       }

@@ -54,7 +54,7 @@ export class TreeBuild {
       fileOf: ({ dataOffset: offset, size, segments }, attributes) => {
         const source = this.#source
         if (source === undefined) throw new TypeError('no layer is being read')
-        return new FileNode(attributes, this.#content.place({ source, offset, size, segments }))
+        return new FileNode(attributes, this.#content.dataOf({ source, offset, size, segments }))
       },
     })
   }
@@ -67,7 +67,7 @@ export class TreeBuild {
     const meter = new ProgressMeter(archive.size, this.#import.onProgress, this.#import.signal)
     meter.enter('building')
     this.#source = archive
-    await meter.run(addEntries(archive, this.#merger))
+    await meter.run(this.#addEntries(archive))
     this.#merger.endLayer()
     this.#writer.placeLayer(this.#merger.root)
   }
@@ -90,15 +90,19 @@ export class TreeBuild {
       signal,
     })
   }
-}
 
-function* addEntries(archive: SourceFile, merger: TreeMerger): Generator<number, void, void> {
-  let at = 0
-  for (const entry of readTar(archive)) {
-    merger.add(entry)
-    if (entry.offset - at < STEP_BYTES) continue
-    yield entry.offset - at
-    at = entry.offset
+  *#addEntries(archive: SourceFile): Generator<number, void, void> {
+    let at = 0
+    for (const entry of readTar(archive)) {
+      this.#merger.add(entry)
+      for (const step of this.#content.placeChunks()) {
+        yield step
+        at += step
+      }
+      if (entry.offset - at < STEP_BYTES) continue
+      yield entry.offset - at
+      at = entry.offset
+    }
+    yield archive.size - at
   }
-  yield archive.size - at
 }

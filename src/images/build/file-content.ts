@@ -40,6 +40,9 @@ interface PlacedRuns {
 /** 4 bytes each: a sparse file of a few bytes may say that it is as long as a device. */
 const MAX_CHUNKS = 64 * 1024 * 1024
 
+/** Chunks between two moments when the process may say how far it is, and may be stopped. */
+const STEP_CHUNKS = 64
+
 export class FileContent {
   readonly #runs: PlacedRuns = {
     place: new Float64Column(),
@@ -54,6 +57,8 @@ export class FileContent {
   /** By the numbers in the runs. */
   readonly #sources: SourceFile[] = []
   readonly #chunk = Buffer.alloc(CHUNK_SIZE)
+  /** Files whose chunks have no places yet. */
+  readonly #unplaced: { readonly bytes: ArchivedBytes; readonly blocks: Uint32Array }[] = []
   /** Of all files, holes among them. */
   #chunks = 0
 
@@ -81,8 +86,12 @@ export class FileContent {
     }
   }
 
-  /** @throws ERR_IMPORT_SOURCE, ERR_EROFS_TOO_LARGE, ERR_IMPORT_TOO_COMPLEX */
-  place(bytes: ArchivedBytes): FileData {
+  /**
+   * The file's data; its chunks have their places when `placeChunks` has run.
+   *
+   * @throws ERR_IMPORT_TOO_COMPLEX
+   */
+  dataOf(bytes: ArchivedBytes): FileData {
     const { size } = bytes
     if (size <= MAX_INLINE_FILE) {
       const read = (): Buffer => {
@@ -100,17 +109,34 @@ export class FileContent {
         `the files say that they have more than ${formatSize(MAX_CHUNKS * CHUNK_SIZE)}, holes included`,
       )
     }
-    const reader = new FileReader(bytes)
-    const source = this.#numberOf(bytes.source)
     const blocks = new Uint32Array(Math.ceil(size / CHUNK_SIZE))
-    for (const index of blocks.keys()) {
-      const start = index * CHUNK_SIZE
-      const length = Math.min(CHUNK_SIZE, size - start)
-      const ranges = reader.ranges(start, length)
-      blocks[index] =
-        ranges.length === 0 ? HOLE : this.#placeChunk(reader, source, start, length, ranges)
-    }
+    this.#unplaced.push({ bytes, blocks })
     return { kind: 'chunks', size, blocks }
+  }
+
+  /**
+   * Gives the chunks of all files since the last call their places. Yields each time that it has looked at 4 MiB,
+   * holes included: the bytes of the sources that it has read since.
+   *
+   * @throws ERR_IMPORT_SOURCE, ERR_EROFS_TOO_LARGE
+   */
+  *placeChunks(): Generator<number, void, void> {
+    for (const { bytes, blocks } of this.#unplaced.splice(0)) {
+      const reader = new FileReader(bytes)
+      const source = this.#numberOf(bytes.source)
+      let read = 0
+      for (const index of blocks.keys()) {
+        const start = index * CHUNK_SIZE
+        const length = Math.min(CHUNK_SIZE, bytes.size - start)
+        const ranges = reader.ranges(start, length)
+        blocks[index] =
+          ranges.length === 0 ? HOLE : this.#placeChunk(reader, source, start, length, ranges)
+        read += ranges.reduce((sum, range) => sum + range.length, 0)
+        if (index % STEP_CHUNKS !== STEP_CHUNKS - 1) continue
+        yield read
+        read = 0
+      }
+    }
   }
 
   /** 1 for each chunk that a file has, by row. */
@@ -210,10 +236,8 @@ class FileReader {
       if (segment.offset + segment.length > end) break
       from += segment.length
       // the next read starts here or later
-      if (segment.offset + segment.length <= end) {
-        this.#segment = index + 1
-        this.#offset = from
-      }
+      this.#segment = index + 1
+      this.#offset = from
     }
     return ranges
   }

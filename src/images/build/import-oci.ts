@@ -7,9 +7,8 @@ import { createHash } from 'node:crypto'
 import type { Digest } from '../../core/index.ts'
 import { MIB } from '../../core/index.ts'
 import type { ArchiveMembers, FoundImage, MemberRange, WantedImage } from '../../oci/index.ts'
-import { findImage, formatPlatform } from '../../oci/index.ts'
+import { findImage, formatPlatform, ociError } from '../../oci/index.ts'
 import { readTar } from '../../tar/index.ts'
-import { imageError } from '../errors.ts'
 import { ProgressMeter } from '../import/progress.ts'
 import type { SourceFile } from '../import/source-file.ts'
 import type { ImportSummary } from '../import/store-image.ts'
@@ -114,8 +113,8 @@ function* digestOf(file: SourceFile): Generator<number, Digest, void> {
 }
 
 function wrongLayer(index: number, digest: Digest, expected: Digest): Error {
-  return imageError(
-    'ERR_IMPORT_ARCHIVE',
+  return ociError(
+    'ERR_OCI_DIGEST',
     `layer ${index + 1} has the digest ${digest}, the configuration expects ${expected}`,
   )
 }

@@ -109,14 +109,26 @@ export class TreeMerger {
   #hide(parent: DirectoryNode, name: string): void {
     const node = parent.get(name)
     if (node instanceof DirectoryNode) this.#clear(node)
-    if (node === undefined || this.#isOwn(parent, name)) return
-    if (node instanceof DirectoryNode && node.size > 0) node.attributes = IMPLIED
-    else parent.delete(name)
+    if (node !== undefined) this.#hideOne(parent, name, node)
   }
 
-  /** Removes all that lower layers brought into a directory. */
-  #clear(directory: DirectoryNode): void {
-    for (const [name] of directory.entries()) this.#hide(directory, name)
+  /** Removes all that lower layers brought into a directory. It may be deeper than the stack is. */
+  #clear(top: DirectoryNode): void {
+    const directories = [top]
+    for (const directory of directories) {
+      for (const [, node] of directory.entries()) {
+        if (node instanceof DirectoryNode) directories.push(node)
+      }
+    }
+    for (const directory of directories.toReversed()) {
+      for (const [name, node] of directory.entries()) this.#hideOne(directory, name, node)
+    }
+  }
+
+  #hideOne(parent: DirectoryNode, name: string, node: TreeNode): void {
+    if (this.#isOwn(parent, name)) return
+    if (node instanceof DirectoryNode && node.size > 0) node.attributes = IMPLIED
+    else parent.delete(name)
   }
 
   #addDirectory(parent: DirectoryNode, name: string, entry: TarEntry): void {
