@@ -6,7 +6,7 @@
 import type { ImageAccountingMemory, KeeperClient } from '../cache/index.ts'
 import { createImageAccounting, ImageAccounting, MAX_IMAGE_ID } from '../cache/index.ts'
 import type { Digest } from '../core/index.ts'
-import { AppError, formatSize, isAppError, MIB } from '../core/index.ts'
+import { AppError, formatSize, isAppError, KIB, MIB } from '../core/index.ts'
 import type { ImageRecord, ViewBlob } from '../images/index.ts'
 import { decodeImageRecord, planBlobs } from '../images/index.ts'
 import type { DeviceMap, Store } from '../store/index.ts'
@@ -49,6 +49,11 @@ const MIN_MAP_BYTES = 32 * MIB
  * that has been closed longest is forgotten: its figures leave the reports, sums over all images stay right.
  */
 const MAX_KNOWN_IMAGES = 65_536
+/** What the objects of an image that was accounted, and of one that is open, take beside their tables, in all threads. */
+export const KNOWN_IMAGE_BYTES = 4 * KIB
+const OPEN_IMAGE_BYTES = 4 * KIB
+/** Images that no worker has open, but whose maps are there for the next one. */
+export const MAX_IDLE_IMAGES = 64
 const ACCOUNTING_SHARE = 0.02
 const MIN_ACCOUNTING_BYTES = 16 * MIB
 
@@ -80,8 +85,9 @@ export interface ImageRegistryOptions {
 
 export class ImageRegistry {
   readonly #options: ImageRegistryOptions
-  /** In the order of last use. */
   readonly #entries = new Map<string, Entry>()
+  /** Entries that no worker has open, the one that was closed longest ago first. */
+  readonly #idle = new Set<string>()
   readonly #opening = new Map<string, Promise<Entry>>()
   readonly #known = new Map<string, KnownImage>()
   readonly #blobNos = new Map<string, number>()
@@ -118,18 +124,21 @@ export class ImageRegistry {
       await this.#openOnce(key, domain, digest)
       entry = this.#entries.get(key)
     }
-    this.#entries.delete(key)
-    this.#entries.set(key, entry)
+    this.#idle.delete(key)
     entry.holders.set(worker, (entry.holders.get(worker) ?? 0) + 1)
     return entry.descriptor
   }
 
   close(domain: string, digest: Digest, worker: number): void {
-    const entry = this.#entries.get(keyOf(domain, digest))
+    const key = keyOf(domain, digest)
+    const entry = this.#entries.get(key)
     const count = entry?.holders.get(worker) ?? 0
     if (!entry || count === 0) return
     if (count === 1) entry.holders.delete(worker)
     else entry.holders.set(worker, count - 1)
+    if (entry.holders.size > 0) return
+    this.#idle.add(key)
+    this.#letGoWhile(() => this.#idle.size > MAX_IDLE_IMAGES)
   }
 
   /** Forgets the accounting of images whose maps are gone: their figures were of the last epoch. */
@@ -171,7 +180,8 @@ export class ImageRegistry {
     if (!bytes)
       throw new AppError('ERR_IMAGE_NOT_FOUND', `no image ${digest} in domain '${domain}'`)
     const record = decodeImageRecord(bytes, digest)
-    let taken = 0
+    this.#takeRoom(OPEN_IMAGE_BYTES)
+    let taken = OPEN_IMAGE_BYTES
     const allocate = (size: number): Uint8Array => {
       this.#takeRoom(size)
       taken += size
@@ -185,6 +195,7 @@ export class ImageRegistry {
       const descriptor = await this.#describe(key, domain, digest, record, maps)
       const entry: Entry = { descriptor, mapBytes: taken, holders: new Map() }
       this.#entries.set(key, entry)
+      this.#idle.add(key)
       return entry
     } catch (error) {
       this.#mapBytes -= taken
@@ -233,7 +244,7 @@ export class ImageRegistry {
       return known
     }
     const memory = createImageAccounting(pages, this.#options.workers)
-    await this.#takeAccounting(memory.buffer.byteLength)
+    await this.#takeAccounting(memory.buffer.byteLength + KNOWN_IMAGE_BYTES)
     const imageId = ++this.#lastImageId
     const made: KnownImage = {
       domain,
@@ -272,19 +283,14 @@ export class ImageRegistry {
 
   async #forget(key: string, { imageId, accounting }: KnownImage): Promise<void> {
     this.#known.delete(key)
-    this.#accountingBytes -= accounting.memory.buffer.byteLength
+    this.#accountingBytes -= accounting.memory.buffer.byteLength + KNOWN_IMAGE_BYTES
     await this.#options.keeper.unregisterImage(imageId)
   }
 
   /** @throws ERR_MAPS_EXHAUSTED */
   #takeRoom(bytes: number): void {
     const limit = this.#options.budgets.mapBytes
-    for (const [key, entry] of this.#entries) {
-      if (this.#mapBytes + bytes <= limit) break
-      if (entry.holders.size > 0) continue
-      this.#entries.delete(key)
-      this.#mapBytes -= entry.mapBytes
-    }
+    this.#letGoWhile(() => this.#mapBytes + bytes > limit)
     if (this.#mapBytes + bytes > limit) {
       throw new AppError(
         'ERR_MAPS_EXHAUSTED',
@@ -293,6 +299,16 @@ export class ImageRegistry {
       )
     }
     this.#mapBytes += bytes
+  }
+
+  /** Lets the images go that were closed longest ago. */
+  #letGoWhile(isTooMuch: () => boolean): void {
+    for (const key of this.#idle) {
+      if (!isTooMuch()) return
+      this.#mapBytes -= this.#entries.get(key)?.mapBytes ?? 0
+      this.#entries.delete(key)
+      this.#idle.delete(key)
+    }
   }
 }
 

@@ -11,7 +11,11 @@ import { LocalPageSource } from '../../src/store/index.ts'
 import { Catalogue } from '../../src/server/catalogue.ts'
 import { WorkerDataPlane } from '../../src/server/data-plane.ts'
 import type { MetadataBudgets } from '../../src/server/image-registry.ts'
-import { ImageRegistry } from '../../src/server/image-registry.ts'
+import {
+  ImageRegistry,
+  KNOWN_IMAGE_BYTES,
+  MAX_IDLE_IMAGES,
+} from '../../src/server/image-registry.ts'
 import { RpcPeer } from '../../src/server/rpc.ts'
 import { MAIN_CALLS } from '../../src/server/threads/setup.ts'
 import { TestCache } from '../cache/harness.ts'
@@ -197,6 +201,29 @@ describe('memory of maps', () => {
   })
 })
 
+test('of the images that nobody has open, the maps of a few are kept', async () => {
+  await using at = await rig()
+  const digests: Digest[] = []
+  for (let seed = 0; seed < MAX_IDLE_IMAGES + 3; seed++) {
+    digests.push((await image(at, seed, 1)).digest)
+  }
+  const held = await open(at, digests[0] ?? assert.fail())
+  const size = at.registry.mapBytes
+  for (const digest of digests.slice(1)) {
+    const view = await open(at, digest)
+    view[Symbol.dispose]()
+  }
+  at.plane.releaseIdle()
+  await at.settled()
+  assert.equal(at.registry.mapBytes, (MAX_IDLE_IMAGES + 1) * size)
+  assert.equal(Array.from(at.registry.known()).length, digests.length, 'their figures stay')
+  assert.equal((await readHandle(held.openFlattened())).length, 8192)
+  const again = await open(at, digests[1] ?? assert.fail())
+  assert.equal((await readHandle(again.openFlattened())).length, 8192)
+  again[Symbol.dispose]()
+  held[Symbol.dispose]()
+})
+
 describe('accounting', () => {
   test('a new epoch forgets images that are gone from memory, and the open ones count from 0', async () => {
     const probe = await rig()
@@ -230,7 +257,8 @@ describe('accounting', () => {
     const map = probe.registry.mapBytes
     await probe[Symbol.asyncDispose]()
 
-    await using tight = await rig({ mapBytes: map, accountingBytes: bitmap })
+    const accountingBytes = bitmap + KNOWN_IMAGE_BYTES
+    await using tight = await rig({ mapBytes: map, accountingBytes })
     const [a, b] = [await image(tight, 1), await image(tight, 2)]
     const first = await open(tight, a.digest)
     await readHandle(first.openFlattened())
