@@ -82,6 +82,8 @@ export class SharedXattrs {
   }
 }
 
+const NO_BYTES = Buffer.alloc(0)
+
 /**
  * The area between an inode's header and its data: shared ids, then entries, in the order of their bytes.
  * Empty when there are none.
@@ -93,7 +95,7 @@ export function encodeXattrBody(
   shared: SharedXattrs,
   fingerprint?: Uint8Array,
 ): Buffer {
-  if (xattrs.length === 0 && fingerprint === undefined) return Buffer.alloc(0)
+  if (xattrs.length === 0 && fingerprint === undefined) return NO_BYTES
   const ids: number[] = []
   const entries: Buffer[] = []
   for (const xattr of xattrs) {

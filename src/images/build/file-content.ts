@@ -93,15 +93,7 @@ export class FileContent {
    */
   dataOf(bytes: ArchivedBytes): FileData {
     const { size } = bytes
-    if (size <= MAX_INLINE_FILE) {
-      const read = (): Buffer => {
-        const content = Buffer.alloc(size)
-        const reader = new FileReader(bytes)
-        reader.read(content, 0, reader.ranges(0, size))
-        return content
-      }
-      return { kind: 'inline', size, read }
-    }
+    if (size <= MAX_INLINE_FILE) return new InlineContent(bytes)
     this.#chunks += Math.ceil(size / CHUNK_SIZE)
     if (this.#chunks > MAX_CHUNKS) {
       throw imageError(
@@ -183,6 +175,27 @@ export class FileContent {
     // files of one source follow each other
     if (this.#sources.at(-1) !== source) this.#sources.push(source)
     return this.#sources.length - 1
+  }
+}
+
+/** Read when the image is written. */
+class InlineContent {
+  readonly kind = 'inline'
+  readonly #bytes: ArchivedBytes
+
+  constructor(bytes: ArchivedBytes) {
+    this.#bytes = bytes
+  }
+
+  get size(): number {
+    return this.#bytes.size
+  }
+
+  read(): Buffer {
+    const content = Buffer.alloc(this.size)
+    const reader = new FileReader(this.#bytes)
+    reader.read(content, 0, reader.ranges(0, this.size))
+    return content
   }
 }
 

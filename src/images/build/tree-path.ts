@@ -9,8 +9,9 @@ const MAX_TARGET_BYTES = 4095
 
 /** Names from the root on; none for the root itself. @throws ERR_IMPORT_TREE for `..`, NUL and long names */
 export function namesOf(path: Uint8Array): string[] {
-  const text = latin1(path)
-  const names = text.split('/').filter((name) => name !== '' && name !== '.')
+  const names = latin1(path)
+    .split('/')
+    .filter((name) => name !== '' && name !== '.')
   if (names.length > MAX_DEPTH) throw badPath(path, `has more than ${MAX_DEPTH} names`)
   for (const name of names) {
     if (name === '..') throw badPath(path, `leads out of the archive`)
